@@ -1,0 +1,136 @@
+"""onnxruntime.training 1.19.2, and everything odd about it. The only file that touches it.
+
+* Importing `onnxruntime.training` fails without PyTorch, because its __init__ imports `optim`; what is needed here does
+  not. A bare module with that name and path, put in place first, lets the rest be imported (1.19.2, `_training_package`).
+* It prints a line per graph transformer while artifacts are built, through a logger whose level is only reachable by
+  `set_default_logger_severity` and the SessionOptions made inside `_training_graph_utils` (1.19.2, `_quiet`).
+* With onnx 1.18 and newer, models are stamped with an IR version that 1.19.2 does not load: IR is capped at 10.
+* `build_gradient_graph` strips the trainable initializers from the model that it is given: it gets a copy.
+* A parameter written before a Module exists is a segmentation fault: `open_module` returns both together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Callable, Sequence
+
+import onnx
+import onnxruntime
+
+from onnx_distill.errors import InputError
+
+NEWEST_IR = 10
+_ERRORS_ONLY = 3
+
+
+def _training_package() -> None:
+    folder = os.path.join(os.path.dirname(onnxruntime.__file__), "training")
+    if not os.path.isdir(folder):
+        raise InputError(
+            f"onnxruntime {onnxruntime.__version__} without training is installed; it shadows the training wheel. "
+            "Run: pip uninstall onnxruntime && pip install --force-reinstall onnxruntime-training-cpu==1.19.2"
+        )
+    if "onnxruntime.training" not in sys.modules:
+        package = types.ModuleType("onnxruntime.training")
+        package.__path__ = [folder]
+        sys.modules["onnxruntime.training"] = package
+
+
+def _training(name: str):
+    _training_package()
+    return importlib.import_module(f"onnxruntime.training.{name}")
+
+
+@contextlib.contextmanager
+def _quiet():
+    onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
+    utils = _training("onnxblock._training_graph_utils")
+    original = utils.SessionOptions
+
+    def quiet_options():
+        options = original()
+        options.log_severity_level = _ERRORS_ONLY
+        return options
+
+    utils.SessionOptions = quiet_options
+    try:
+        yield
+    finally:
+        utils.SessionOptions = original
+
+
+GradientNode = tuple  # (operator, inputs, outputs, attributes), see register_gradient
+_registered: set[str] = set()
+
+
+def register_gradient(domain: str, operator: str, nodes: Sequence[GradientNode], stopped: Sequence[int] = ()) -> None:
+    """Give the runtime the gradient of an operator as nodes; process-wide, the first registration of a name stays.
+
+    In the nodes, I(k), O(k) and GO(k) are the k-th input, output and output gradient, GI(k) the gradient to make; other
+    names are inner values. Attributes: {"to": (2, "int")}, {"value": (0.0, "float")} (a scalar tensor for Constant).
+    stopped: inputs that no gradient flows to.
+    """
+    key = f"{domain}::{operator}"
+    if key in _registered:
+        return
+    from onnxruntime.capi import _pybind_state as C
+
+    _training_package()
+    C.register_gradient_definition(key, [_definition(C, *node) for node in nodes])
+    if stopped:
+        C.register_custom_stop_gradient_edges(key, set(stopped))
+    _registered.add(key)
+
+
+def _definition(C, operator: str, inputs: list, outputs: list, attributes: dict | None = None):
+    node = C.GradientNodeDefinition()
+    domain, _, node.op_type = operator.rpartition("::")
+    node.domain, node.inputs, node.outputs = domain, inputs, outputs
+    made = []
+    for name, (value, dtype) in (attributes or {}).items():
+        entry = C.GradientNodeAttributeDefinition()
+        entry.name, entry.value_json, entry.dtype = name, json.dumps(value), dtype
+        entry.is_tensor = operator == "Constant"
+        made.append(entry)
+    node.attributes = made
+    return node
+
+
+def generate_artifacts(
+    model: onnx.ModelProto, trainable: Sequence[str], loss: Callable[[onnx.GraphProto, str], str], folder: Path, extra_outputs: Sequence[str]
+) -> None:
+    """Write training_model.onnx, eval_model.onnx and checkpoint to the folder.
+
+    loss: adds the loss's nodes to a graph behind the value named, and returns the name of the scalar loss.
+    """
+    onnxblock = _training("onnxblock")
+
+    class Loss(onnxblock.Block):
+        def build(self, logits: str) -> str:
+            return loss(self.base.graph, logits)
+
+    given = onnx.ModelProto()
+    given.CopyFrom(model)
+    given.ir_version = min(given.ir_version, NEWEST_IR)
+    with _quiet():
+        _training("artifacts").generate_artifacts(
+            given, requires_grad=list(trainable), loss=Loss(), artifact_directory=str(folder), additional_output_names=list(extra_outputs)
+        )
+
+
+def open_module(folder: Path, threads: int):
+    """(Module, CheckpointState) of the artifacts in the folder, on the CPU."""
+    api = _training("api")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads:
+        options.intra_op_num_threads = threads
+    state = api.CheckpointState.load_checkpoint(str(folder / "checkpoint"))
+    module = api.Module(str(folder / "training_model.onnx"), state, device="cpu", session_options=options)
+    return module, state

@@ -1,0 +1,89 @@
+"""Training artifacts: the QDQ student with the loss behind it, its gradient graph, and a checkpoint of its parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnx_distill import _ort
+from onnx_distill.config import DistillConfig
+from onnx_distill.errors import InputError
+from onnx_distill.fake_quant import DOMAIN, FakeQuantModel, fake_quantized
+from onnx_distill.loss import add_loss
+from onnx_distill.lower import lower
+from onnx_distill.model import array, initializers, shape_of
+
+TRAINING_MODEL = "training_model.onnx"
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Names of what is trained: weights (rank 2 and more), biases (the rest), and quantization steps."""
+
+    weights: tuple[str, ...]
+    biases: tuple[str, ...]
+    steps: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return self.weights + self.biases + self.steps
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """A folder with training_model.onnx and checkpoint, and what they hold."""
+
+    folder: Path
+    student: FakeQuantModel
+    parameters: Parameters
+    config: DistillConfig
+
+
+def build(student: onnx.ModelProto, config: DistillConfig, learn_steps: str, folder: Path) -> Artifacts:
+    """Write the artifacts that train a QDQ student to `folder`."""
+    prepared = fake_quantized(student)
+    parameters = trainable(prepared, learn_steps)
+    logits = prepared.model.graph.output[0]
+    classes = class_count(logits)
+    _ort.generate_artifacts(
+        prepared.model, parameters.all, lambda graph, name: add_loss(graph, name, classes, config), folder, [logits.name]
+    )
+    training = onnx.load(str(folder / TRAINING_MODEL))
+    onnx.save(lower(training, prepared), str(folder / TRAINING_MODEL))
+    return Artifacts(folder, prepared, parameters, config)
+
+
+def class_count(logits: onnx.ValueInfoProto) -> int:
+    """Number of classes of a logits output [n, classes]. Raises InputError for any other shape."""
+    shape = shape_of(logits)
+    if len(shape) != 2 or not isinstance(shape[1], int):
+        raise InputError(f"logits {logits.name!r} have shape {shape}; wanted [batch, number of classes]. Cut at another value with --logits.")
+    return shape[1]
+
+
+def trainable(student: FakeQuantModel, learn_steps: str) -> Parameters:
+    """Float initializers that feed the network: weights and biases, and the steps chosen by none | weights | all."""
+    constants = initializers(student.model)
+    steps = {q.scale: q for q in student.quantizers.values()}
+    fixed = {name for node in student.model.graph.node if node.domain == DOMAIN for name in node.input[1:]} | set(steps)
+    values = [t.name for t in constants.values() if t.data_type == onnx.TensorProto.FLOAT and t.name not in fixed]
+    moving = _fed_by(student.model, set(values))
+    learned = [
+        name for name, q in steps.items()
+        if q.source in moving and (learn_steps == "all" or (learn_steps == "weights" and q.source in constants))
+    ]
+    weights = tuple(name for name in values if len(constants[name].dims) > 1 and array(constants[name]).size > 1)
+    biases = tuple(name for name in values if len(constants[name].dims) == 1)
+    return Parameters(weights, biases, tuple(learned))
+
+
+def _fed_by(model: onnx.ModelProto, values: set[str]) -> set[str]:
+    """Everything computed from `values`. The step of the image's quantizer is not learned: the image stands still, its
+    grid is that of its pixels, and the runtime gives no gradient for an operator whose first input has none (1.19.2)."""
+    reached = set(values)
+    for node in model.graph.node:
+        if reached & set(node.input):
+            reached |= set(node.output)
+    return reached

@@ -1,0 +1,79 @@
+"""The choices a user has in quantize and train: one a line, with unit and rule of thumb, checked when made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx_distill.errors import InputError
+
+
+def _check(holds: bool, found: str, wanted: str) -> None:
+    if not holds:
+        raise InputError(f"{found}; wanted {wanted}.")
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    weight_bits: int = 8  # 2..8; 8 costs nothing, 4 wants training, 2 wants long training
+    activation_bits: int = 8  # 2..8
+    edge_bits: int = 8  # first and last layer; 0 treats them like the others
+    per_channel: bool = True  # one weight scale per output channel; False loses tens of points on depthwise nets
+    symmetric: bool = False  # activations with zero point 0 in int8; asymmetric uint8 is what ORT wants on x86
+    calibration_method: str = "auto"  # auto: minmax at 8 bits, mse below
+    percentile: float = 99.99  # share of values inside the range, for calibration_method = percentile
+    exclude: tuple[str, ...] = ()  # node name patterns left in float
+
+    def __post_init__(self):
+        for name in ("weight_bits", "activation_bits"):
+            value = getattr(self, name)
+            _check(2 <= value <= 8, f"{name} is {value}", "2 to 8")
+        _check(self.edge_bits == 0 or 2 <= self.edge_bits <= 8, f"edge_bits is {self.edge_bits}", "2 to 8, or 0 for none")
+        methods = ("auto", "minmax", "percentile", "mse", "entropy")
+        _check(self.calibration_method in methods, f"calibration_method is {self.calibration_method!r}", " | ".join(methods))
+        _check(50 < self.percentile <= 100, f"percentile is {self.percentile}", "above 50 and at most 100")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    temperature: float = 20.0  # T, softens both distributions; 1..20, the seed's 20 by default
+    alpha: float = 0.9  # weight of the teacher's part; 1 needs no labels
+    kl: str = "forward"  # forward: KL(teacher || student), Hinton; reverse: KL(student || teacher), as in MNN
+
+    def __post_init__(self):
+        _check(self.temperature > 0, f"temperature is {self.temperature}", "above 0")
+        _check(0 <= self.alpha <= 1, f"alpha is {self.alpha}", "0 to 1")
+        _check(self.kl in ("forward", "reverse"), f"kl is {self.kl!r}", "forward | reverse")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: float = 1.0  # passes over the training images; parts are fine
+    batch_size: int = 64  # images a step
+    learning_rate: float = 1e-3  # peak; about 1e-3 for adamw, 1e-2 for sgd
+    step_rate: float = 1e-3  # peak learning rate of the quantization steps: their relative change in one update
+    schedule: str = "cosine"  # constant | linear | cosine, down to 0 at the end
+    warmup: float = 0.05  # share of the steps over which the rate rises from 0
+    optimizer: str = "adamw"  # adamw | sgd
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 4e-5  # of weights only; biases and steps are left alone
+    clip_norm: float = 0.0  # largest norm of the whole gradient; 0 does not clip
+    learn_steps: str = "all"  # none | weights | all
+    flip: bool = False  # random horizontal flips of the training images
+    shift: int = 0  # random shifts by up to so many pixels
+    seed: int = 0
+    threads: int = 0  # 0 leaves the runtime's own choice
+
+    def __post_init__(self):
+        _check(self.epochs > 0, f"epochs is {self.epochs}", "above 0")
+        _check(self.batch_size >= 1, f"batch_size is {self.batch_size}", "1 or more")
+        _check(self.learning_rate > 0, f"lr is {self.learning_rate}", "above 0")
+        _check(self.step_rate >= 0, f"step_rate is {self.step_rate}", "0 or more")
+        _check(self.schedule in ("constant", "linear", "cosine"), f"schedule is {self.schedule!r}", "constant | linear | cosine")
+        _check(0 <= self.warmup < 1, f"warmup is {self.warmup}", "at least 0 and below 1")
+        _check(self.optimizer in ("adamw", "sgd"), f"optimizer is {self.optimizer!r}", "adamw | sgd")
+        _check(0 <= self.momentum < 1, f"momentum is {self.momentum}", "at least 0 and below 1")
+        _check(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}", "0 or more")
+        _check(self.clip_norm >= 0, f"clip_norm is {self.clip_norm}", "0 or more")
+        _check(self.learn_steps in ("none", "weights", "all"), f"learn_steps is {self.learn_steps!r}", "none | weights | all")
+        _check(self.shift >= 0, f"shift is {self.shift}", "0 or more")
+        _check(self.threads >= 0, f"threads is {self.threads}", "0 or more")

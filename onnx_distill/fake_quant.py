@@ -1,0 +1,175 @@
+"""Quantizers made trainable: each Q -> [Clip] -> DQ becomes one operator of our own with our own gradient.
+
+    FakeQuantize(x, s, low, high) = s * clip(round(x / s), low, high)         low = qmin - zero_point, high = qmax - zero_point
+
+    dx = dy * m                         m = (s * low <= x <= s * high)         straight-through estimator
+    ds = sum dy * (y / s - m * x / s)                                          learned step size, Esser et al. 2020
+
+The zero point is an integer and stays, so it drops out of both lines. s is a scalar or has one entry per channel.
+
+    FakeQuantizeBias(b, s_x, s_w) = s * round(b / s),  s = s_x * s_w            db = dy, nothing for the scales
+
+is the rounding that the int32 bias of the integer form will have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Iterable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_distill import _ort, qdq
+from onnx_distill.bias import biased_sides
+from onnx_distill.model import array, fresh_name, initializers, names, opset, producers, prune
+from onnx_distill.placement import PASSING, PLACEMENT
+from onnx_distill.qdq import Quantizer
+
+DOMAIN = "onnx_distill"
+
+
+@dataclass(frozen=True)
+class FakeQuantModel:
+    """A model in which every quantizer is a node of DOMAIN.
+
+    model: parameters keep the names and shapes that they have in the QDQ model.
+    quantizers: output of each FakeQuantize node -> the quantizer that it stands for.
+    constants: zero points and bounds of those quantizers, which the model itself does not need.
+    """
+
+    model: onnx.ModelProto
+    quantizers: dict[str, Quantizer]
+    constants: tuple[onnx.TensorProto, ...]
+
+
+def fake_quantized(student: onnx.ModelProto) -> FakeQuantModel:
+    """The QDQ model with FakeQuantize and FakeQuantizeBias nodes in place of its quantizers and its bias grid."""
+    made = onnx.ModelProto()
+    made.CopyFrom(student)
+    found = qdq.find(made)
+    repeated = {q.result for q in found if _repeats(q, found, producers(made))}
+    nodes = {q.result: _repeat_node(q) if q.result in repeated else _node(made, q) for q in found}
+    bias_nodes = _bias_nodes(made, {q.result: q for q in found})
+    for position, node in enumerate(made.graph.node):
+        if node.op_type == "DequantizeLinear" and node.output[0] in nodes:
+            made.graph.node[position].CopyFrom(nodes[node.output[0]])
+    for node in reversed(bias_nodes):
+        made.graph.node.insert(0, node)
+    prune(made)
+    made.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    used = {node.op_type for node in made.graph.node if node.domain == DOMAIN}
+    made.functions.extend(_function(name, opset(made)) for name in sorted(used))
+    kept = {q.result: q for q in found if q.result not in repeated}
+    return FakeQuantModel(made, kept, _quantizer_constants(student, kept.values()))
+
+
+def _quantizer_constants(student: onnx.ModelProto, quantizers: Iterable[Quantizer]) -> tuple[onnx.TensorProto, ...]:
+    constants = {**initializers(student), **{t.name: t for q in quantizers for t in qdq.bounds(q.integers)}}
+    wanted = {name for q in quantizers for name in (q.zero_point, *qdq.bound_names(q.integers))}
+    return tuple(constants[name] for name in sorted(wanted))
+
+
+def _repeats(q: Quantizer, found: list[Quantizer], made_by: dict) -> bool:
+    """True for the second of two quantizers of one scale with only layout operators between: it changes nothing."""
+    node = made_by.get(q.source)
+    while node is not None and PLACEMENT.get(node.op_type) == PASSING:
+        earlier = next((e for e in found if e.result == node.input[0]), None)
+        if earlier is not None:
+            return (earlier.scale, earlier.zero_point, earlier.integers) == (q.scale, q.zero_point, q.integers)
+        node = made_by.get(node.input[0])
+    return False
+
+
+def _repeat_node(q: Quantizer) -> onnx.NodeProto:
+    return helper.make_node("Identity", [q.source], [q.result], f"{q.result}/repeat")
+
+
+def _node(model: onnx.ModelProto, q: Quantizer) -> onnx.NodeProto:
+    constants = initializers(model)
+    zero_point = array(constants[q.zero_point]).reshape(-1) if q.zero_point else np.zeros(1)
+    bounds = []
+    for end in (q.integers.qmin, q.integers.qmax):
+        name = fresh_name(f"{q.result}/bound", names(model))
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(end - int(zero_point[0])), name))
+        bounds.append(name)
+    rank = len(constants[q.source].dims) if q.source in constants else None
+    return helper.make_node(fake_quantize_operator(q.axis, rank), [q.source, q.scale, *bounds], [q.result], f"{q.result}/FakeQuantize", domain=DOMAIN)
+
+
+def fake_quantize_operator(axis: int | None, rank: int | None) -> str:
+    """The operator's name, one for each pattern of broadcasting, its gradient registered."""
+    if axis is None:
+        name, shape, axes = "FakeQuantize", None, None
+    else:
+        name = f"FakeQuantizeAxis{axis}Of{rank}"
+        shape, axes = [-1 if d == axis else 1 for d in range(rank)], [d for d in range(rank) if d != axis]
+    _ort.register_gradient(DOMAIN, name, _gradient(shape, axes), stopped=(2, 3))
+    return name
+
+
+def _gradient(shape: list[int] | None, axes: list[int] | None) -> list[_ort.GradientNode]:
+    """The two lines of the module's docstring as nodes.
+
+    The mask goes bool -> uint8 -> DequantizeLinear -> float: each of the three is vectorised in the runtime, while
+    Where and Cast from bool to float are not (17 and 2.9 ms against 0.9 ms for 3.2 M values).
+    """
+    broadcast, step = [], "I(1)"
+    if shape is not None:
+        step = "step"
+        broadcast = [("Constant", [], ["shape"], {"value": (shape, "int")}), ("Reshape", ["I(1)", "shape"], ["step"])]
+    reduce = [("ReduceSum", ["e"], ["ds"], {"keepdims": (0, "int")})]
+    if axes is not None:
+        reduce = [("Constant", [], ["axes"], {"value": (axes, "int")}), ("ReduceSum", ["e", "axes"], ["ds"], {"keepdims": (0, "int")})]
+    return [
+        *broadcast,
+        ("Mul", [step, "I(2)"], ["low"]),
+        ("Mul", [step, "I(3)"], ["high"]),
+        ("GreaterOrEqual", ["I(0)", "low"], ["above"]),
+        ("LessOrEqual", ["I(0)", "high"], ["below"]),
+        ("And", ["above", "below"], ["inside"]),
+        ("Cast", ["inside"], ["byte"], {"to": (TensorProto.UINT8, "int")}),
+        ("Constant", [], ["one"], {"value": (1.0, "float")}),
+        ("DequantizeLinear", ["byte", "one"], ["m"]),
+        ("Mul", ["GO(0)", "m"], ["GI(0)"]),
+        ("Mul", ["m", "I(0)"], ["mx"]),
+        ("Sub", ["O(0)", "mx"], ["d"]),
+        ("Mul", ["GO(0)", "d"], ["e"]),
+        *reduce,
+        ("Div", ["ds", "I(1)"], ["GI(1)"]),
+    ]
+
+
+def _bias_nodes(model: onnx.ModelProto, by_result: dict[str, Quantizer]) -> list[onnx.NodeProto]:
+    constants, nodes = initializers(model), []
+    for node in model.graph.node:
+        sides = biased_sides(node, by_result, constants)
+        if sides is None:
+            continue
+        _ort.register_gradient(DOMAIN, "FakeQuantizeBias", [("Identity", ["GO(0)"], ["GI(0)"])], stopped=(1, 2))
+        bias, result = node.input[2], fresh_name(f"{node.input[2]}/dequantized", names(model))
+        nodes.append(helper.make_node("FakeQuantizeBias", [bias, sides[0].scale, sides[1].scale], [result], f"{node.name}/FakeQuantizeBias", domain=DOMAIN))
+        node.input[2] = result
+    return nodes
+
+
+def _function(name: str, version: int) -> onnx.FunctionProto:
+    """The operator's forward formula in standard operators."""
+    if name == "FakeQuantizeBias":
+        inputs, body = ["b", "s_x", "s_w"], ["s = Mul(s_x, s_w)", "v = Div(b, s)", "q = Round(v)", "y = Mul(q, s)"]
+    else:
+        inputs = ["x", "s_flat", "low", "high"]
+        body = ["v = Div(x, s)", "r = Round(v)", "above = Max(r, low)", "q = Min(above, high)", "y = Mul(q, s)"]
+        body = [_broadcast_line(name), *body]
+    opsets = f'"" : {version}'
+    text = f'<domain: "{DOMAIN}", opset_import: [{opsets}]> {name} ({", ".join(inputs)}) => (y) {{ {" ".join(body)} }}'
+    return onnx.parser.parse_function(text)
+
+
+def _broadcast_line(name: str) -> str:
+    if name == "FakeQuantize":
+        return "s = Identity(s_flat)"
+    axis, rank = (int(part) for part in name[len("FakeQuantizeAxis") :].split("Of"))
+    shape = ", ".join("-1" if d == axis else "1" for d in range(rank))
+    return f"shape = Constant<value = int64[{rank}] {{{shape}}}>() s = Reshape(s_flat, shape)"

@@ -1,0 +1,94 @@
+"""The distillation loss (Hinton et al. 2015) as a graph, and in numpy as its definition.
+
+    loss = alpha * T^2 * mean_batch KL(softmax(teacher / T) || softmax(student / T)) + (1 - alpha) * CE(student, labels)
+
+From LogSoftmax, never the log of a softmax, so that it stays finite for logits a thousand apart. `kl = reverse` takes
+KL(student || teacher) instead, as MNN does. T^2 keeps the gradient's size independent of T.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_distill.config import DistillConfig
+
+TEACHER, LABELS = "onnx_distill/teacher_logits", "onnx_distill/labels"
+
+
+def add_loss(graph: onnx.GraphProto, logits: str, classes: int, config: DistillConfig) -> str:
+    """Put the loss behind `logits` [n, classes] into the graph; returns the scalar's name.
+
+    New graph inputs: TEACHER float [n, classes] where alpha > 0, LABELS int64 [n] where alpha < 1.
+    """
+    write = _Writer(graph)
+    parts = []
+    if config.alpha > 0:
+        graph.input.append(helper.make_tensor_value_info(TEACHER, TensorProto.FLOAT, ["batch", classes]))
+        parts.append(_teacher_part(write, logits, config))
+    if config.alpha < 1:
+        graph.input.append(helper.make_tensor_value_info(LABELS, TensorProto.INT64, ["batch"]))
+        parts.append(_label_part(write, logits, classes, config))
+    return parts[0] if len(parts) == 1 else write("Add", *parts)
+
+
+def _teacher_part(write: _Writer, logits: str, config: DistillConfig) -> str:
+    cool = write.scalar(1.0 / config.temperature)
+    student = write("LogSoftmax", write("Mul", logits, cool), axis=-1)
+    teacher = write("LogSoftmax", write("Mul", TEACHER, cool), axis=-1)
+    p, q = (teacher, student) if config.kl == "forward" else (student, teacher)
+    divergence = write("Mul", write("Exp", p), write("Sub", p, q))
+    return write("Mul", _mean_of_rows(write, divergence), write.scalar(config.alpha * config.temperature**2))
+
+
+def _label_part(write: _Writer, logits: str, classes: int, config: DistillConfig) -> str:
+    log_probability = write("LogSoftmax", logits, axis=-1)
+    target = write("OneHot", LABELS, write.constant(np.array([classes], np.int64)), write.constant(np.array([0, 1], np.float32)), axis=-1)
+    return write("Mul", _mean_of_rows(write, write("Mul", target, log_probability)), write.scalar(config.alpha - 1.0))
+
+
+def _mean_of_rows(write: _Writer, values: str) -> str:
+    sums = write("ReduceSum", values, write.constant(np.array([1], np.int64)), keepdims=0)
+    return write("ReduceMean", sums, keepdims=0)
+
+
+class _Writer:
+    """Appends nodes to a graph: write("Mul", a, b) returns the name of the product."""
+
+    def __init__(self, graph: onnx.GraphProto):
+        self.graph, self.count = graph, 0
+
+    def _name(self, kind: str) -> str:
+        self.count += 1
+        return f"onnx_distill/loss/{kind}_{self.count}"
+
+    def __call__(self, operator: str, *inputs: str, **attributes) -> str:
+        name = self._name(operator)
+        self.graph.node.append(helper.make_node(operator, list(inputs), [name], name, **attributes))
+        return name
+
+    def constant(self, values: np.ndarray) -> str:
+        name = self._name("constant")
+        self.graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+    def scalar(self, value: float) -> str:
+        return self.constant(np.array(value, np.float32))
+
+
+def distillation_loss(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray | None, config: DistillConfig) -> float:
+    """The same loss in float64 numpy; logits [n, classes], labels int [n] (unused where alpha = 1)."""
+    loss = 0.0
+    if config.alpha > 0:
+        p, q = log_softmax(teacher / config.temperature), log_softmax(student / config.temperature)
+        p, q = (p, q) if config.kl == "forward" else (q, p)
+        loss += config.alpha * config.temperature**2 * (np.exp(p) * (p - q)).sum(axis=1).mean()
+    if config.alpha < 1:
+        loss -= (1 - config.alpha) * log_softmax(student)[np.arange(len(student)), labels].mean()
+    return float(loss)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

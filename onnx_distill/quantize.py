@@ -1,0 +1,140 @@
+"""Quantizers put into a float model: the plan of placement.py and calibrated ranges become a plain QDQ model.
+
+The result runs at once on stock runtimes (the PTQ baseline) and is what `train` trains. Its biases already lie on the
+grid of the integer accumulator, so that it computes what its exported form computes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper, version_converter
+
+from onnx_distill import numerics, qdq
+from onnx_distill.bias import align_biases
+from onnx_distill.config import QuantizeConfig
+from onnx_distill.errors import InputError
+from onnx_distill.model import array, initializers, names, opset, prune
+from onnx_distill.placement import ActivationSite, Plan, WeightSite
+from onnx_distill.qdq import Quantizer
+
+OLDEST_OPSET = 13  # QuantizeLinear along an axis
+TARGET_OPSET = 17
+
+
+def quantize(model: onnx.ModelProto, plan: Plan, ranges: dict[str, tuple[float, float]], config: QuantizeConfig) -> onnx.ModelProto:
+    """The float model with Q/DQ at every site of the plan; ranges give the real low and high of each activation."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    constants = initializers(made)
+    weights = [_weight_quantizer(made, site, array(constants[site.value]), config) for site in plan.weights]
+    activations = {site.value: _activation_quantizer(made, site, ranges[site.value], config) for site in plan.activations}
+    shared = [_alias_quantizer(value, activations[root]) for value, root in plan.aliases.items()]
+    quantizers = [*weights, *activations.values(), *shared]
+    _insert(made, quantizers)
+    for site in plan.activations:
+        _absorb(made, site, activations[site.value])
+    align_biases(made)
+    prune(made)
+    return made
+
+
+def with_quantizable_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself, or its conversion to opset 17 where its own is too old for per-channel quantizers."""
+    if opset(model) >= OLDEST_OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, TARGET_OPSET)
+    except Exception as error:  # the converter raises RuntimeError and its own types for any operator it does not know
+        raise InputError(
+            f"the model has opset {opset(model)}, quantizers need {OLDEST_OPSET}, and onnx cannot convert it: {str(error).splitlines()[0]}. "
+            "Export it again with a newer opset."
+        ) from None
+
+
+def _weight_quantizer(model, site: WeightSite, weights: np.ndarray, config: QuantizeConfig) -> Quantizer:
+    estimate = numerics.max_weight_scale if site.integers.qmax == 127 else numerics.mse_weight_scale
+    scale = estimate(weights, site.axis, site.integers.qmax)
+    return _new_quantizer(model, site.value, site.integers, scale, 0, site.axis)
+
+
+def _activation_quantizer(model, site: ActivationSite, limits: tuple[float, float], config: QuantizeConfig) -> Quantizer:
+    scale, zero_point = numerics.range_scale(*limits, site.integers, config.symmetric)
+    return _new_quantizer(model, site.value, site.integers, scale, zero_point, None)
+
+
+def _new_quantizer(model, value: str, integers, scale, zero_point: int, axis) -> Quantizer:
+    zero_points = np.full(np.shape(scale), zero_point, integers.dtype)
+    for name, content in ((f"{value}/scale", np.asarray(scale, np.float32)), (f"{value}/zero_point", zero_points)):
+        model.graph.initializer.append(numpy_helper.from_array(content, name))
+    return Quantizer(value, f"{value}/dequantized", f"{value}/scale", f"{value}/zero_point", integers, axis)
+
+
+def _alias_quantizer(value: str, root: Quantizer) -> Quantizer:
+    return Quantizer(value, f"{value}/dequantized", root.scale, root.zero_point, root.integers)
+
+
+def _insert(model: onnx.ModelProto, quantizers: list[Quantizer]) -> None:
+    """Write the quantizers' nodes behind what they read, and turn every reader to the quantized value."""
+    taken = names(model)
+    for q in quantizers:
+        if q.result in taken:
+            raise InputError(f"the model already has a value named {q.result!r}; rename it.")
+    result = {q.source: q.result for q in quantizers}
+    for node in model.graph.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = result.get(name, name)
+    by_source = {q.source: q for q in quantizers}
+    made = {name for node in model.graph.node for name in node.output}
+    ordered = [n for q in quantizers if q.source not in made for n in qdq.nodes(q)]
+    for node in model.graph.node:
+        ordered.append(node)
+        ordered += [n for name in node.output if name in by_source for n in qdq.nodes(by_source[name])]
+    _add_bounds(model, quantizers)
+    _set_nodes(model, ordered)
+    _keep_output_names(model, by_source)
+
+
+def _add_bounds(model: onnx.ModelProto, quantizers: list[Quantizer]) -> None:
+    needed = {q.integers for q in quantizers if not q.integers.fills_container}
+    tensors = {t.name: t for integers in needed for t in qdq.bounds(integers)}
+    model.graph.initializer.extend(tensors[name] for name in sorted(tensors))
+
+
+def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
+    copies = [onnx.NodeProto() for _ in nodes]
+    for copy, node in zip(copies, nodes):
+        copy.CopyFrom(node)
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def _keep_output_names(model: onnx.ModelProto, by_source: dict[str, Quantizer]) -> None:
+    """A quantized graph output keeps its name: the float value before it is renamed."""
+    for output in {value.name for value in model.graph.output} & set(by_source):
+        renamed = {output: f"{output}/float", by_source[output].result: output}
+        for node in model.graph.node:
+            for field in (node.input, node.output):
+                for position, name in enumerate(field):
+                    field[position] = renamed.get(name, name)
+
+
+def _absorb(model: onnx.ModelProto, site: ActivationSite, quantizer: Quantizer) -> None:
+    """Let the quantizer read what a Relu or Clip reads, where the integer range clips at least as tightly."""
+    node = next((n for n in model.graph.node if site.absorbed and n.name == site.absorbed), None)
+    if node is None or not _clips_as_tightly(model, node, quantizer):
+        return
+    before = node.input[0]
+    for reader in model.graph.node:
+        if reader.op_type == "QuantizeLinear" and reader.input[0] == quantizer.source:
+            reader.input[0] = before
+
+
+def _clips_as_tightly(model: onnx.ModelProto, node: onnx.NodeProto, q: Quantizer) -> bool:
+    constants = initializers(model)
+    zero_point, scale = int(array(constants[q.zero_point])), float(array(constants[q.scale]))
+    ends = [array(constants[name]) if name in constants else None for name in list(node.input[1:3])]
+    low, high = (0.0, None) if node.op_type == "Relu" else (ends + [None, None])[:2]
+    tight_low = low is None or (q.integers.qmin - zero_point) * scale >= float(low) - scale * 1e-3
+    tight_high = high is None or (q.integers.qmax - zero_point) * scale <= float(high) + scale * 1e-3
+    return bool(tight_low and tight_high)

@@ -1,0 +1,54 @@
+"""Inference sessions: an ONNX model ready to run on the CPU, quiet, with the threads the user chose."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from onnx_distill.errors import InputError
+
+_ERRORS_ONLY = 3
+
+
+def open_session(
+    source: onnx.ModelProto | str | os.PathLike, threads: int | None = None, optimized: bool = True, log_path: str | None = None
+) -> ort.InferenceSession:
+    """A CPU session of a model or file.
+
+    threads: intra-op threads; None leaves the runtime's own choice. optimized=False runs the nodes exactly as they stand.
+    log_path: where to write the optimized graph, for those who want to see what was fused.
+    Raises InputError when the runtime cannot load the model.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    if threads:
+        options.intra_op_num_threads = threads
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if log_path:
+        options.optimized_model_filepath = log_path
+    content = source.SerializeToString() if isinstance(source, onnx.ModelProto) else str(Path(source))
+    try:
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a family of unrelated types; all mean: this model does not load
+        where = "the model" if isinstance(source, onnx.ModelProto) else str(source)
+        raise InputError(f"onnxruntime {ort.__version__} cannot load {where}: {str(error).splitlines()[0]}") from error
+
+
+def run(session: ort.InferenceSession, images: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:
+    """The outputs (all, or those named) for one batch [n, channels, height, width] fed to the first input.
+
+    Raises InputError when the batch does not have the shape or type the model wants.
+    """
+    wanted = session.get_inputs()[0]
+    fixed = [(have, want) for have, want in zip(images.shape, wanted.shape) if isinstance(want, int)]
+    if images.ndim != len(wanted.shape) or any(have != want for have, want in fixed):
+        raise InputError(
+            f"a batch of shape {list(images.shape)} was given; input {wanted.name!r} wants {wanted.shape}. "
+            "Check the images' size and --layout."
+        )
+    return session.run(outputs, {wanted.name: images})

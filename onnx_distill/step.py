@@ -1,0 +1,35 @@
+"""One training step behind a small interface: run a batch forward and backward, read and write parameters and gradients.
+
+The loop knows only this; what runs it (onnxruntime.training's Module here) can be replaced by writing this file again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_distill import _ort
+from onnx_distill.artifacts import Artifacts
+
+
+class Step:
+    """The student, ready to be trained.
+
+    parameters, gradients: name -> live writable float32 array; gradients hold those of the last `run`.
+    """
+
+    def __init__(self, artifacts: Artifacts, threads: int = 0):
+        self._module, self._state = _ort.open_module(artifacts.folder, threads)
+        self._config = artifacts.config
+        self.parameters = {name: self._state.parameters[name].data for name in artifacts.parameters.all}
+        self.gradients: dict[str, np.ndarray] = {}
+
+    def run(self, images: np.ndarray, teacher_logits: np.ndarray | None, labels: np.ndarray | None) -> tuple[float, np.ndarray]:
+        """(loss, student logits [n, classes]) for float32 images [n, c, h, w], float32 [n, classes] and int64 labels [n]."""
+        given = [images]
+        given += [teacher_logits] if self._config.alpha > 0 else []
+        given += [labels] if self._config.alpha < 1 else []
+        self._module.lazy_reset_grad()
+        loss, logits = self._module(*given)
+        if not self.gradients:
+            self.gradients = {name: self._state.parameters[name].grad for name in self.parameters}
+        return float(loss), logits
