@@ -41,8 +41,8 @@ class Artifacts:
     config: DistillConfig
 
 
-def build(student: onnx.ModelProto, config: DistillConfig, learn_steps: str, folder: Path) -> Artifacts:
-    """Write the artifacts that train a QDQ student to `folder`."""
+def build(student: onnx.ModelProto, config: DistillConfig, learn_steps: str, folder: Path, batch_size: int | None = None) -> Artifacts:
+    """Write the artifacts that train a QDQ student to `folder`; with a batch size, for batches of that size alone and faster."""
     prepared = fake_quantized(student)
     parameters = trainable(prepared, learn_steps)
     logits = prepared.model.graph.output[0]
@@ -51,7 +51,7 @@ def build(student: onnx.ModelProto, config: DistillConfig, learn_steps: str, fol
         prepared.model, parameters.all, lambda graph, name: add_loss(graph, name, classes, config), folder, [logits.name]
     )
     training = onnx.load(str(folder / TRAINING_MODEL))
-    onnx.save(lower(training, prepared), str(folder / TRAINING_MODEL))
+    onnx.save(lower(training, prepared, batch_size), str(folder / TRAINING_MODEL))
     return Artifacts(folder, prepared, parameters, config)
 
 

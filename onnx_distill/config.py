@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
 from onnx_distill.errors import InputError
 
@@ -20,7 +21,7 @@ class QuantizeConfig:
     per_channel: bool = True  # one weight scale per output channel; False loses tens of points on depthwise nets
     symmetric: bool = False  # activations with zero point 0 in int8; asymmetric uint8 is what ORT wants on x86
     calibration_method: str = "auto"  # auto: minmax at 8 bits, mse below
-    percentile: float = 99.99  # share of values inside the range, for calibration_method = percentile
+    percentile: Optional[float] = None  # % of values inside the range, for the method percentile; None: 99.99, or 99.7 below 7 bits
     exclude: tuple[str, ...] = ()  # node name patterns left in float
 
     def __post_init__(self):
@@ -30,7 +31,7 @@ class QuantizeConfig:
         _check(self.edge_bits == 0 or 2 <= self.edge_bits <= 8, f"edge_bits is {self.edge_bits}", "2 to 8, or 0 for none")
         methods = ("auto", "minmax", "percentile", "mse", "entropy")
         _check(self.calibration_method in methods, f"calibration_method is {self.calibration_method!r}", " | ".join(methods))
-        _check(50 < self.percentile <= 100, f"percentile is {self.percentile}", "above 50 and at most 100")
+        _check(self.percentile is None or 50 < self.percentile <= 100, f"percentile is {self.percentile}", "above 50 and at most 100")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProt
 def cut(model: onnx.ModelProto, logits: str | None = None) -> onnx.ModelProto:
     """A new model whose one output is the logits [batch, classes]; every name, opset and metadata entry is kept.
 
-    logits: a value or node name; None: find_logits looks for it. Nodes, initializers, functions and inputs that the logits do not
-    need are gone. Raises InputError for a quantized model, for several image inputs, and for logits that are not float of rank 2.
+    logits: a value or node name; None: find_logits looks for it. Nodes, initializers, functions and inputs that the logits
+    do not need are gone. Raises InputError for a quantized model, for several image inputs, and for logits that are not
+    float of rank 2.
     """
     _refuse_quantized(model)
     value = find_logits(model, logits).value
@@ -93,8 +94,9 @@ def _replace(repeated, items: list) -> None:
 def put_back_tail(student: onnx.ModelProto, teacher: onnx.ModelProto, logits: str | None = None) -> onnx.ModelProto:
     """A new model: the student, then the teacher's nodes from the logits on, with the teacher's inputs and outputs.
 
-    The student's one output is the value of the teacher that it was cut at, under the same name; `logits`, if given, is checked to
-    be that value. A value inside the tail whose name the student uses is renamed. Raises InputError when the two do not fit.
+    The student's one output is the value of the teacher that it was cut at, under the same name; `logits`, if given, is
+    checked to be that value. A value inside the tail whose name the student uses is
+    renamed. Raises InputError when the two do not fit.
     """
     seam = _seam(student, teacher, logits)
     before = _ancestors(teacher, seam)
@@ -120,7 +122,9 @@ def _seam(student: onnx.ModelProto, teacher: onnx.ModelProto, logits: str | None
         raise InputError(f"the student's outputs are {outputs}; wanted the teacher's logits, {wanted!r}, alone.")
     images, read = models.image_input(student).name, [value.name for value in models.data_inputs(teacher)]
     if images not in read:
-        raise InputError(f"the student reads {images!r}, the teacher {', '.join(map(repr, read))}; wanted the same input name.")
+        raise InputError(
+            f"the student reads {images!r}, the teacher {', '.join(map(repr, read))}; wanted the same input name."
+        )
     return wanted
 
 
@@ -157,7 +161,9 @@ def _same_opset(tail: onnx.ModelProto, student: onnx.ModelProto) -> onnx.ModelPr
         return onnx.version_converter.convert_version(tail, wanted)
     except (RuntimeError, onnx.version_converter.ConvertError) as error:
         why = str(error).strip().splitlines()[0]
-        raise InputError(f"what follows the logits is opset {have} and cannot become the student's opset {wanted}: {why}") from None
+        raise InputError(
+            f"what follows the logits is opset {have} and cannot become the student's opset {wanted}: {why}"
+        ) from None
 
 
 def _refuse_lost(tail: onnx.ModelProto, teacher: onnx.ModelProto, before: set[str], student: onnx.ModelProto) -> None:
@@ -178,7 +184,9 @@ def _rename_clashes(tail: onnx.ModelProto, teacher: onnx.ModelProto, student: on
     clashes = mine & {*models.producers(student), *theirs}
     for output in teacher.graph.output:
         if output.name in clashes:
-            raise InputError(f"the student has its own value {output.name!r}, the name of an output of the teacher; rename it.")
+            raise InputError(
+                f"the student has its own value {output.name!r}, the name of an output of the teacher; rename it."
+            )
     new = {name: models.fresh_name(f"tail/{name}", taken) for name in sorted(clashes)}
     for node in tail.graph.node:
         _rename(node, new)

@@ -14,6 +14,7 @@ from onnx_distill import runtime
 from onnx_distill.data import Images, batches
 from onnx_distill.errors import InputError
 from onnx_distill.model import closest
+from onnx_distill.numerics import log_softmax
 
 WARM_UP_RUNS = 3  # the first allocates the arena, the next ones let caches and clocks settle
 
@@ -95,14 +96,9 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float:
 def mean_kl(teacher_logits: np.ndarray, student_logits: np.ndarray) -> float:
     """Mean over images of KL(softmax(teacher) || softmax(student)) in nats, in float64; 0 exactly when the two are equal."""
     _check_same_shape(teacher_logits, student_logits)
-    log_p, log_q = _log_softmax(teacher_logits), _log_softmax(student_logits)
+    log_p, log_q = log_softmax(teacher_logits), log_softmax(student_logits)
     kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
     return max(0.0, float(kl.mean()))  # rounding can leave -1e-17
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def _check_same_shape(a: np.ndarray, b: np.ndarray) -> None:

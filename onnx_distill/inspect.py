@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Sequence
 
 import onnx
 from onnx import TensorProto
@@ -18,16 +18,18 @@ FLOAT_BYTES = {TensorProto.FLOAT: 4, TensorProto.DOUBLE: 8, TensorProto.FLOAT16:
 
 # Operators with an exact gradient in onnxruntime-training 1.19.2 on the CPU, save for the cases in CASES.
 TRAINABLE = frozenset(
-    "Conv MatMul Gemm Relu LeakyRelu Clip Sigmoid Tanh Gelu Erf Exp Log Sqrt Abs Pow Add Sub Mul Div Min Max Softmax LogSoftmax "
-    "GlobalAveragePool MaxPool ReduceMean ReduceSum ReduceL2 Concat Slice Split Transpose Reshape Flatten Squeeze Unsqueeze Expand "
-    "Gather Pad LayerNormalization Dropout Identity Neg Cast".split()
+    "Conv MatMul Gemm Relu LeakyRelu Clip Sigmoid Tanh Gelu Erf Exp Log Sqrt Abs Pow Add Sub Mul Div Min Max Softmax "
+    "LogSoftmax GlobalAveragePool MaxPool ReduceMean ReduceSum ReduceL2 Concat Slice Split Transpose Reshape Flatten "
+    "Squeeze Unsqueeze Expand Gather Pad LayerNormalization Dropout Identity Neg Cast".split()
 )
 # `train` turns these into fake quantization before it asks for gradients.
 FAKE_QUANTIZED = frozenset(["QuantizeLinear", "DequantizeLinear"])
 # Operators whose output does not depend on the float values they read: no gradient is wanted behind them.
 CONSTANT_OUTPUT = frozenset("Shape Size ConstantOfShape EyeLike ArgMax ArgMin NonZero IsNaN IsInf".split())
 
+KNOWN_DOMAINS = ("", "ai.onnx", "com.microsoft")  # the last for Gelu before opset 20 and for QuantizeLinear of 16 bits
 NO_GRADIENT = "no gradient"
+UNKNOWN = "not among the operators known to train"
 OBSTACLES: dict[str, str] = {
     **dict.fromkeys(
         "Elu Selu Softplus Softsign Mish Celu Mean Einsum Round Floor Ceil Sign ReduceMax ReduceMin GlobalMaxPool "
@@ -94,10 +96,13 @@ class _Graph:
     read: frozenset[str]  # every value that a node or a graph output reads
 
 
-def inspect(model: onnx.ModelProto) -> Inspection:
-    """Facts about the model; nothing is run. Works on models that cannot be cut or trained, and says why they cannot."""
+def inspect(model: onnx.ModelProto, logits: str | None = None) -> Inspection:
+    """Facts about the model; nothing is run. Works on models that cannot be cut or trained, and says why they cannot.
+
+    logits: where the user would cut it; None: find_logits looks. Raises InputError for a name that is not in the model.
+    """
     types = value_types(model)
-    logits, reason = _logits(model, types)
+    found, reason = _logits(model, logits, types)
     quantized = models.quantized_node(model)
     floats = [tensor for tensor in model.graph.initializer if tensor.data_type in FLOAT_BYTES]
     return Inspection(
@@ -106,25 +111,29 @@ def inspect(model: onnx.ModelProto) -> Inspection:
         opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         ir_version=model.ir_version,
         producer=f"{model.producer_name} {model.producer_version}".strip(),
-        logits=logits,
+        logits=found,
         logits_reason=reason,
         last_nodes=tuple(f"{n.op_type} {label(n)} -> {', '.join(n.output)}" for n in model.graph.node[-LAST_NODES:]),
         operators=_operators(model),
         parameters=sum(math.prod(tensor.dims) for tensor in floats),
         parameter_bytes=sum(math.prod(tensor.dims) * FLOAT_BYTES[tensor.data_type] for tensor in floats),
         quantized=f"{label(quantized)} ({quantized.op_type})" if quantized is not None else None,
-        obstacles=find_obstacles(model, logits.name if logits else None),
+        obstacles=find_obstacles(model, found.name if found else None),
     )
 
 
 def _value(value: onnx.ValueInfoProto) -> Value:
-    return Value(value.name, TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower(), tuple(models.shape_of(value)))
+    return Value(
+        value.name, TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower(), tuple(models.shape_of(value))
+    )
 
 
-def _logits(model: onnx.ModelProto, types: dict[str, onnx.ValueInfoProto]) -> tuple[Value | None, str]:
+def _logits(model: onnx.ModelProto, name: str | None, types: dict[str, onnx.ValueInfoProto]) -> tuple[Value | None, str]:
     try:
-        found = find_logits(model)
+        found = find_logits(model, name)
     except InputError as error:
+        if name is not None:
+            raise
         return None, str(error)
     return _value(types.get(found.value, onnx.ValueInfoProto(name=found.value))), found.reason
 
@@ -169,7 +178,9 @@ def _constants(model: onnx.ModelProto) -> dict[str, TensorProto]:
 
 
 def _read(model: onnx.ModelProto) -> set[str]:
-    return {name for node in model.graph.node for name in models.read_by(node)} | {value.name for value in model.graph.output}
+    return {name for node in model.graph.node for name in models.read_by(node)} | {
+        value.name for value in model.graph.output
+    }
 
 
 def _gradient_path(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -188,13 +199,15 @@ def _passes_on(node: onnx.NodeProto, live: set[str]) -> bool:
 
 def why_not_trainable(node: onnx.NodeProto, graph: _Graph) -> str | None:
     """One line on what goes wrong with the node's gradient, or None for an exact one."""
+    if node.domain not in KNOWN_DOMAINS:
+        return UNKNOWN
     if node.op_type in OBSTACLES:
         return OBSTACLES[node.op_type]
     if node.op_type in CASES:
         return CASES[node.op_type](node, graph)
     if node.op_type in TRAINABLE or node.op_type in FAKE_QUANTIZED:
         return None
-    return "not among the operators known to train"
+    return UNKNOWN
 
 
 def _conv(node: onnx.NodeProto, graph: _Graph) -> str | None:
@@ -259,8 +272,8 @@ CASES: dict[str, Callable[[onnx.NodeProto, _Graph], str | None]] = {
 def render(inspection: Inspection) -> str:
     """The facts as aligned lines: a word on the left, what it is on the right."""
     size = f"{inspection.parameters:,} ({inspection.parameter_bytes / 1e6:.2f} MB)"
-    rows = [*(("input", _describe(value)) for value in inspection.inputs)]
-    rows += [*(("output", _describe(value)) for value in inspection.outputs)]
+    rows = [("input", _describe(value)) for value in inspection.inputs]
+    rows += [("output", _describe(value)) for value in inspection.outputs]
     rows += [("opset", ", ".join(f"{domain} {version}" for domain, version in inspection.opsets.items()))]
     rows += [("IR version", str(inspection.ir_version)), ("producer", inspection.producer or "not stated")]
     rows += [("logits", _describe(inspection.logits) if inspection.logits else "not found")]
@@ -277,6 +290,8 @@ def _column(word: str, lines: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _describe(value: Value) -> str:
+    if value.dtype == "undefined":
+        return f"{value.name}  of unknown type and shape"
     return f"{value.name}  {value.dtype} [{', '.join(map(str, value.shape))}]"
 
 

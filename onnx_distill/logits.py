@@ -13,8 +13,8 @@ from onnx_distill.model import closest, consumers, initializers, producers
 SOFTMAX = ("Softmax", "LogSoftmax")
 # What exporters put after the Softmax: operators that rename, move, round off or pick from its scores (their first input).
 AFTER_SOFTMAX = frozenset(
-    "Identity Dropout Reshape Flatten Squeeze Unsqueeze Transpose Cast Log Exp ArgMax ArgMin TopK Gather GatherElements GatherND "
-    "Slice ReduceMax Split Equal Greater Less GreaterOrEqual LessOrEqual ZipMap ArrayFeatureExtractor".split()
+    "Identity Dropout Reshape Flatten Squeeze Unsqueeze Transpose Cast Log Exp ArgMax ArgMin TopK Gather GatherElements "
+    "GatherND Slice ReduceMax Split Equal Greater Less GreaterOrEqual LessOrEqual ZipMap ArrayFeatureExtractor".split()
 )
 MARK = "onnx_distill.logits"  # metadata of a cut model: its output, with no Softmax behind it, is the logits
 SMALL = 1024  # elements; shape inference reads the contents of small initializers (shapes, axes) and never of larger ones
@@ -32,8 +32,9 @@ class Logits:
 def find_logits(model: onnx.ModelProto, name: str | None = None) -> Logits:
     """The value `name` (of a value, or of a node: its first output), or without a name the one that feeds the final Softmax.
 
-    The final Softmax is met walking back from the graph outputs through AFTER_SOFTMAX; one inside the network (attention) is not
-    met. A model that was cut before says itself where. Raises InputError when there is no such value, or more than one.
+    The final Softmax is met walking back from the graph outputs through AFTER_SOFTMAX; one inside the network (attention)
+    is not met. A model that was cut before says itself where. Raises InputError when there is no such value, or more
+    than one.
     """
     if name is not None:
         return _named(model, name)
@@ -48,7 +49,8 @@ def _named(model: onnx.ModelProto, name: str) -> Logits:
     value = name if name in made_by else by_name[name].output[0]
     if made_by[value].op_type == "Softmax":
         raise InputError(
-            f"{name!r} is the output of a Softmax, probabilities; the logits are what it reads: --logits {made_by[value].input[0]}"
+            f"{name!r} is the output of a Softmax, probabilities; the logits are what it reads: "
+            f"--logits {made_by[value].input[0]}"
         )
     softmax = [label(node) for node in consumers(model).get(value, []) if node.op_type in SOFTMAX]
     return Logits(value, "named by the user", softmax[0] if softmax else None)
@@ -56,8 +58,10 @@ def _named(model: onnx.ModelProto, name: str) -> Logits:
 
 def _no_such_name(model: onnx.ModelProto, name: str, known: list[str]) -> str:
     if name in initializers(model) or name in [value.name for value in model.graph.input]:
-        return f"{name!r} is an input or an initializer; wanted a value that a node computes. List them with `onnx-distill inspect`."
-    return f"no node or value named {name!r}{closest(name, known)}. List them with `onnx-distill inspect`."
+        problem = f"{name!r} is an input or an initializer; wanted a value that a node computes"
+    else:
+        problem = f"no node or value named {name!r}{closest(name, known)}"
+    return f"{problem}. List them with `onnx-distill inspect`."
 
 
 def _marked(model: onnx.ModelProto) -> Logits | None:
@@ -108,7 +112,8 @@ def label(node: onnx.NodeProto) -> str:
 def value_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     """Value name -> its type and shape, for every value that the model declares or shape inference reaches.
 
-    Dimensions that inference could only number ('unk__0') are left unnamed. The weights' contents are not copied.
+    Dimensions that inference could only number ('unk__0') are left unnamed. Large weights are left out of it: they say
+    nothing about shapes, and with them a model may be more than protobuf can hand over.
     """
     light = onnx.ModelProto()
     light.CopyFrom(model)
@@ -118,7 +123,7 @@ def value_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     try:
         graph = onnx.shape_inference.infer_shapes(light).graph
     except onnx.shape_inference.InferenceError as error:
-        raise InputError(f"the model's shapes contradict each other: {str(error).strip().splitlines()[0]}") from None
+        raise InputError(f"the model's shapes cannot be inferred: {str(error).strip().splitlines()[0]}") from None
     types = {value.name: value for value in [*graph.value_info, *graph.input, *graph.output]}
     for value in types.values():
         for dim in value.type.tensor_type.shape.dim:

@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_distill.config import DistillConfig
+from onnx_distill.numerics import log_softmax
 
 TEACHER, LABELS = "onnx_distill/teacher_logits", "onnx_distill/labels"
 
@@ -87,8 +88,3 @@ def distillation_loss(student: np.ndarray, teacher: np.ndarray, labels: np.ndarr
     if config.alpha < 1:
         loss -= (1 - config.alpha) * log_softmax(student)[np.arange(len(student)), labels].mean()
     return float(loss)
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -129,8 +129,8 @@ def _point_external_data(path: Path, old: str, new: str) -> None:
 
 
 def opset(model: onnx.ModelProto) -> int:
-    """Version of the default ONNX operator set that the model imports."""
-    return max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    """Version of the default ONNX operator set that the model imports; 0 if it imports none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
 def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -178,7 +178,7 @@ def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def quantized_node(model: onnx.ModelProto) -> onnx.NodeProto | None:
-    """The first node that works on or makes quantized values (functions and subgraphs included), or None in a float model."""
+    """The first node that works on or makes quantized values (functions, subgraphs included), or None in a float model."""
     nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
     while nodes:
         node = nodes.pop(0)

@@ -124,3 +124,9 @@ def quantize_bias(bias, input_scale, weight_scale) -> np.ndarray:
     step = np.asarray(input_scale, np.float32) * np.asarray(weight_scale, np.float32)
     rounded = np.rint(np.asarray(bias, np.float32) / step).astype(np.float64)
     return np.clip(rounded, -INT32_MAX, INT32_MAX).astype(np.int32)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """log(softmax(logits)) of each row [n, classes], float64; finite for logits thousands apart."""
+    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

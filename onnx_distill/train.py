@@ -73,7 +73,7 @@ def train(
     _check(student, teacher, images, distill)
     teacher_session = runtime.open_session(teacher, config.threads or None)
     with tempfile.TemporaryDirectory(prefix="onnx-distill-") as folder:
-        made = artifacts.build(student, distill, config.learn_steps, Path(folder))
+        made = artifacts.build(student, distill, config.learn_steps, Path(folder), min(config.batch_size, len(images)))
         step = Step(made, config.threads)
     optimizer = Optimizer(step.parameters, made.parameters.weights, made.parameters.biases, made.parameters.steps, config)
     rng = np.random.default_rng(config.seed)

@@ -118,7 +118,9 @@ def test_missing_folder_is_a_missing_file(tmp_path):
         models.load(tmp_path / "nowhere" / "m.onnx")
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, world\n", b"\x89PNG\r\n\x1a\n" * 50, b"\x00" * 64], ids=["empty", "text", "png", "zeros"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, world\n", b"\x89PNG\r\n\x1a\n" * 50, b"\x00" * 64], ids=["empty", "text", "png", "zeros"]
+)
 def test_file_that_is_not_onnx_is_refused(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(InputError, match="m.onnx is not"):
@@ -177,18 +179,17 @@ def test_replacing_gives_the_permissions_of_an_ordinary_file(tmp_path):
 def test_failure_inside_replacing_keeps_the_old_file_and_leaves_nothing(tmp_path, error):
     target = tmp_path / "out"
     target.write_text("old")
-    with pytest.raises(type(error), match="planted"):
-        with models.replacing(target) as temporary:
-            temporary.write_text("half")
-            raise error
+    with pytest.raises(type(error), match="planted"), models.replacing(target) as temporary:
+        temporary.write_text("half")
+        raise error
     assert target.read_text() == "old" and os.listdir(tmp_path) == ["out"]
 
 
 def test_full_disk_inside_replacing_is_an_input_error_and_leaves_nothing(tmp_path):
-    with pytest.raises(InputError, match="cannot write .*out: No space left on device. Free space"):
-        with models.replacing(tmp_path / "out") as temporary:
-            temporary.write_text("half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    complaint = "cannot write .*out: No space left on device. Free space"
+    with pytest.raises(InputError, match=complaint), models.replacing(tmp_path / "out") as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert os.listdir(tmp_path) == []
 
 
@@ -259,6 +260,14 @@ def test_quantized_node_finds_it_in_the_graph_and_inside_branches():
     assert models.quantized_node(model) == inner
 
 
+def test_opset_is_that_of_the_default_domain_and_0_without_one():
+    model = make_model()
+    model.opset_import.append(helper.make_opsetid("com.example", 99))
+    assert models.opset(model) == 13
+    del model.opset_import[0]
+    assert models.opset(model) == 0
+
+
 def test_shapes_are_numbers_names_or_question_marks():
     value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, None])
     assert models.shape_of(value) == ["N", 3, "?"]
@@ -266,7 +275,11 @@ def test_shapes_are_numbers_names_or_question_marks():
 
 def test_fresh_name_is_never_a_taken_one():
     taken = {"a", "a_1"}
-    assert [models.fresh_name("a", taken), models.fresh_name("a", taken), models.fresh_name("b", taken)] == ["a_2", "a_3", "b"]
+    assert [models.fresh_name("a", taken), models.fresh_name("a", taken), models.fresh_name("b", taken)] == [
+        "a_2",
+        "a_3",
+        "b",
+    ]
     assert taken == {"a", "a_1", "a_2", "a_3", "b"}
 
 

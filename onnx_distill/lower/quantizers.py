@@ -1,8 +1,6 @@
-"""The generated training model made faster, with equal results: FakeQuantize forward on the runtime's own vectorised kernels.
+"""FakeQuantize forward on the runtime's own vectorised kernels.
 
     FakeQuantize -> QuantizeLinear, [Clip on integers,] DequantizeLinear       6 to 8 times faster than its formula
-
-Everything else that is known to be slow is listed in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -15,11 +13,11 @@ from onnx_distill.model import prune
 from onnx_distill.qdq import Quantizer
 
 
-def lower(training: onnx.ModelProto, student: FakeQuantModel) -> onnx.ModelProto:
+def lower_quantizers(training: onnx.ModelProto, student: FakeQuantModel) -> onnx.ModelProto:
     """A copy of the training model in which every quantizer runs on QuantizeLinear and DequantizeLinear."""
     made = onnx.ModelProto()
     made.CopyFrom(training)
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for node in made.graph.node:
         quantizer = student.quantizers.get(node.output[0]) if node.domain == DOMAIN else None
         nodes += _runtime_nodes(node, quantizer) if quantizer else [node]

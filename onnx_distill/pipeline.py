@@ -1,0 +1,171 @@
+"""The whole way of a model, read top to bottom: cut, quantize, train, export, measure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import onnx
+
+from onnx_distill import runtime
+from onnx_distill.calibrate import calibrate, choose_range
+from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
+from onnx_distill.cut import cut, put_back_tail
+from onnx_distill.data import Images, batches, split
+from onnx_distill.evaluate import Evaluation, evaluate, latency, predict, top_k, with_output
+from onnx_distill.evaluate import agreement as agreement_of
+from onnx_distill.export import export
+from onnx_distill.logits import find_logits
+from onnx_distill.model import replacing, save
+from onnx_distill.placement import plan, with_node_names
+from onnx_distill.quantize import quantize, with_quantizable_opset
+from onnx_distill.train import Checkpoint, Progress, Trained, train
+
+CALIBRATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the result: a name and what was measured."""
+
+    name: str
+    measured: Evaluation
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where a long run tells how it stands; each is called with what its name says."""
+
+    stage: Callable[[str], None] = lambda text: None
+    step: Callable[[Progress], None] = lambda progress: None
+    evaluation: Callable[[Checkpoint], None] = lambda checkpoint: None
+
+
+def quantize_with_images(
+    model: onnx.ModelProto, images: Images, config: QuantizeConfig, samples: int = 512, seed: int = 0, threads: int = 0
+) -> onnx.ModelProto:
+    """The QDQ form of a float model that ends in its logits, calibrated on `samples` images drawn at random."""
+    prepared = with_quantizable_opset(with_node_names(model))
+    sites = plan(prepared, config)
+    order = np.random.default_rng(seed).permutation(len(images))[:samples]
+    found = calibrate(
+        prepared,
+        [site.value for site in sites.activations],
+        lambda: (batch.images for batch in batches(images, CALIBRATION_BATCH, order)),
+        threads=threads or None,
+    )
+    ranges = {
+        site.value: choose_range(found[site.value], _method(config, site.integers), site.integers, config.symmetric, config.percentile)
+        for site in sites.activations
+    }
+    return quantize(prepared, sites, ranges, config)
+
+
+def _method(config: QuantizeConfig, integers) -> str:
+    """minmax wastes little of 8 bits and clips nothing; below, some clipping buys resolution."""
+    if config.calibration_method != "auto":
+        return config.calibration_method
+    return "minmax" if integers.qmax - integers.qmin >= 127 else "mse"
+
+
+def deployable(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto:
+    """The QDQ student in integers with the teacher's own tail: a drop-in replacement for the teacher."""
+    return put_back_tail(export(student), teacher)
+
+
+def scorer(validation: Images, teacher: onnx.ModelProto, threads: int = 0) -> Callable[[onnx.ModelProto], float]:
+    """A function that scores a QDQ student in its exported form: top-1, or without labels agreement with the teacher."""
+    teacher_scores = predict(runtime.open_session(teacher, threads or None), validation) if validation.labels is None else None
+
+    def score(student: onnx.ModelProto) -> float:
+        scores = predict(runtime.open_session(export(student), threads or None), validation)
+        return agreement_of(teacher_scores, scores) if validation.labels is None else top_k(scores, validation.labels, 1)
+
+    return score
+
+
+def distill(
+    student: onnx.ModelProto,
+    teacher: onnx.ModelProto,
+    images: Images,
+    validation: int,
+    loss: DistillConfig,
+    config: TrainConfig,
+    watch: Watch = Watch(),
+) -> Trained:
+    """Train the student; `validation` of the images are held out and choose the best."""
+    float_model = cut(teacher, student.graph.output[0].name)
+    rest, held_out = split(images, validation, config.seed)
+    score = scorer(held_out, float_model, config.threads)
+    return train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation)
+
+
+def measure(models: dict[str, onnx.ModelProto], images: Images, threads: int = 0, batch_sizes: tuple[int, ...] = (1, 64)) -> list[Row]:
+    """Top-1, top-5, agreement with the first model, size and latency of each; all in one run, latency interleaved."""
+    scores = {name: logits_of(model, images, threads) for name, model in models.items()}
+    shape = tuple(images.read(np.arange(1)).shape[1:])
+    timings = latency(models, shape, batch_sizes, threads or None) if batch_sizes else {}
+    teacher = next(iter(scores.values()))
+    rows = []
+    for name, model in models.items():
+        seconds = {size: timing.median_seconds for size, timing in timings[name].items()} if timings else None
+        rows.append(Row(name, evaluate(scores[name], images.labels, teacher, model.ByteSize(), seconds)))
+    return rows
+
+
+def logits_of(model: onnx.ModelProto, images: Images, threads: int = 0) -> np.ndarray:
+    """Logits [n, classes] of any classifier, whole or cut, float or quantized."""
+    value = find_logits(model).value
+    return predict(runtime.open_session(with_output(model, value), threads or None), images, output=value)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The files that `run` wrote and what was measured on the test images."""
+
+    student: Path
+    rows: list[Row]
+    trained: Trained
+
+
+def run(
+    teacher: onnx.ModelProto,
+    train_images: Images,
+    test_images: Images,
+    folder: Path,
+    quantization: QuantizeConfig,
+    loss: DistillConfig,
+    config: TrainConfig,
+    logits: str | None = None,
+    samples: int = 512,
+    validation: int = 5000,
+    watch: Watch = Watch(),
+) -> Outcome:
+    """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`."""
+    watch.stage("cut")
+    float_model = cut(teacher, logits)
+    save(float_model, folder / "logits.onnx")
+
+    watch.stage("quantize")
+    student = quantize_with_images(float_model, train_images, quantization, samples, config.seed, config.threads)
+    save(student, folder / "student.qdq.onnx")
+
+    watch.stage("train")
+    trained = distill(student, teacher, train_images, validation, loss, config, watch)
+    save(trained.best.student, folder / "trained.qdq.onnx")
+
+    watch.stage("export")
+    result = deployable(trained.best.student, teacher)
+    save(result, folder / "student.int8.onnx")
+
+    watch.stage("measure")
+    models = {"float": teacher, "PTQ": deployable(student, teacher), "distilled": result}
+    rows = measure(models, test_images, config.threads)
+    configs = {"quantize": asdict(quantization), "distill": asdict(loss), "train": asdict(config)}
+    summary = {"config": configs, "rows": [{"name": row.name, **asdict(row.measured)} for row in rows]}
+    with replacing(folder / "result.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1))
+    return Outcome(folder / "student.int8.onnx", rows, trained)

@@ -1,0 +1,36 @@
+"""Results as text: the table that ends a run."""
+
+from __future__ import annotations
+
+from onnx_distill.pipeline import Row
+
+
+def table(rows: list[Row]) -> str:
+    """Aligned columns: top-1, top-5, agreement with the first row, KL, size, latency with its ratio to the first row."""
+    sizes = sorted({size for row in rows for size in row.measured.latency_seconds or {}})
+    heads = ["", "top-1 %", "top-5 %", "agree %", "KL", "size kB", *(f"batch {size}, ms" for size in sizes)]
+    lines = [heads] + [_cells(row, rows[0], sizes) for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    return "\n".join("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))) for line in lines)
+
+
+def _cells(row: Row, first: Row, sizes: list[int]) -> list[str]:
+    m = row.measured
+    shares = [_percent(value) for value in (m.top1, m.top5, m.agreement)]
+    return [row.name, *shares, "-" if m.kl is None else f"{m.kl:.4f}", _kilobytes(m.size_bytes), *(_latency(row, first, size) for size in sizes)]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
+def _kilobytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1000:,.0f}"
+
+
+def _latency(row: Row, first: Row, size: int) -> str:
+    seconds = (row.measured.latency_seconds or {}).get(size)
+    if seconds is None:
+        return "-"
+    ratio = first.measured.latency_seconds[size] / seconds
+    return f"{1000 * seconds:.3f} ({ratio:.2f}x)"

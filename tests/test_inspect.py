@@ -1,0 +1,214 @@
+"""inspect.py: the facts, and every case of the table of what cannot be trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import onnx
+import pytest
+from onnx import helper, parser
+
+from onnx_distill.errors import InputError
+from onnx_distill.inspect import CASES, FAKE_QUANTIZED, OBSTACLES, TRAINABLE, Value, find_obstacles, inspect, render
+
+NET = """<ir_version: 8, opset_import: ["" : 14], producer_name: "test", producer_version: "1.0">
+net (float[N, 1, 4, 4] image) => (float[N, 3] prob, int64[N] best)
+<float[3, 1, 4, 4] w = {0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0, 0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0, 0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0},
+ int64[2] flat = {-1, 3}, float[3] bias = {1, 2, 3}> {
+    features = Conv(image, w)
+    act = HardSwish(features)
+    [again] more = HardSwish(act)
+    logits = Reshape(more, flat)
+    [S] prob = Softmax(logits)
+    rounded = Round(prob)
+    best = ArgMax<axis = 1, keepdims = 0>(prob)
+}"""
+
+
+def make_net(nodes: str, opset: int = 18, inputs: str = "float[2, 3, 4, 4] x", initializers: str = "") -> onnx.ModelProto:
+    """The given nodes from x to y; weights for a convolution of 3 channels, in 1 and 2 dimensions, at hand."""
+    zeros = ", ".join(["0"] * 9)
+    return parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        net ({inputs}) => (float[M] y)
+        <float[3, 3, 1, 1] w2 = {{{zeros}}}, float[3, 1, 3] w1 = {{{zeros}}}, int64[1] one = {{1}}, int64[1] back = {{-1}},
+        int64[8] around = {{0, 0, 1, 1, 0, 0, 1, 1}}, float scalar = {{2}} {initializers}> {{ {nodes} }}"""
+    )
+
+
+def complaints(nodes: str, **kwargs) -> list[tuple[str, str]]:
+    return [(obstacle.op, obstacle.reason) for obstacle in find_obstacles(make_net(nodes, **kwargs))]
+
+
+def test_facts_of_a_small_net():
+    facts = inspect(parser.parse_model(NET))
+    assert facts.inputs == (Value("image", "float", ("N", 1, 4, 4)),)
+    assert facts.outputs == (Value("prob", "float", ("N", 3)), Value("best", "int64", ("N",)))
+    assert (facts.opsets, facts.ir_version, facts.producer) == ({"ai.onnx": 14}, 8, "test 1.0")
+    assert facts.logits == Value("logits", "float", ("?", 3))
+    assert facts.logits_reason == "feeds Softmax 'S', the last before output 'prob'"
+    assert list(facts.operators.items()) == [
+        ("HardSwish", 2), ("ArgMax", 1), ("Conv", 1), ("Reshape", 1), ("Round", 1), ("Softmax", 1)
+    ]  # fmt: skip
+    assert (facts.parameters, facts.parameter_bytes, facts.quantized) == (51, 204, None)
+
+
+def test_obstacles_are_grouped_and_end_at_the_logits():
+    (obstacle,) = inspect(parser.parse_model(NET)).obstacles
+    assert (obstacle.op, obstacle.nodes) == ("HardSwish", ("act", "again"))
+    assert "Clip(x / 6 + 0.5, 0, 1)" in obstacle.reason
+
+
+def test_named_logits_are_shown_and_obstacles_end_there():
+    facts = inspect(parser.parse_model(NET), "act")
+    assert (facts.logits.name, facts.logits_reason) == ("act", "named by the user")
+    assert [obstacle.nodes for obstacle in facts.obstacles] == [("act",)]
+    with pytest.raises(InputError, match="no node or value named 'logit'; closest: 'logits'"):
+        inspect(parser.parse_model(NET), "logit")
+
+
+def test_inspect_does_not_edit_the_model():
+    model = parser.parse_model(NET)
+    inspect(model)
+    assert model == parser.parse_model(NET)
+
+
+def test_facts_survive_json():
+    facts = asdict(inspect(parser.parse_model(NET)))
+    again = json.loads(json.dumps(facts))
+    assert again["logits"] == {"name": "logits", "dtype": "float", "shape": ["?", 3]}
+    assert again["obstacles"][0]["nodes"] == ["act", "again"]
+    assert json.dumps(again) == json.dumps(facts)
+
+
+def test_model_without_softmax_is_described_with_the_reason_and_its_last_nodes():
+    facts = inspect(make_net("h = Relu(x) [End] y = Sigmoid(h)"))
+    assert facts.logits is None and "no Softmax or LogSoftmax" in facts.logits_reason
+    assert facts.last_nodes == ("Relu h -> h", "Sigmoid End -> y")
+    assert facts.obstacles == ()
+
+
+def test_quantized_model_is_described_and_its_qdq_nodes_are_no_obstacle():
+    facts = inspect(make_net("[Q] q = QuantizeLinear(x, scalar) d = DequantizeLinear(q, scalar) y = Relu(d)"))
+    assert facts.quantized == "Q (QuantizeLinear)"
+    assert facts.obstacles == ()
+
+
+def test_float16_weights_count_two_bytes_each_and_integers_are_no_parameters():
+    facts = inspect(make_net("y = Relu(x)", initializers=", float16[5] half = {1, 2, 3, 4, 5}"))
+    assert (facts.parameters, facts.parameter_bytes) == (9 + 9 + 1 + 5, 4 * 19 + 2 * 5)
+
+
+BAD = {
+    "conv, auto_pad": ("y = Conv<auto_pad = \"SAME_UPPER\">(x, w2)", "Conv", "wrong gradient with auto_pad SAME_UPPER"),
+    "conv 1D with groups": ("y = Conv<group = 3>(x, w1)", "Conv", "kills the process in 1D with groups"),
+    "pad with axes": ("y = Pad(x, around, , one)", "Pad", "error with an axes input"),
+    "pad by reflection": ('y = Pad<mode = "reflect">(x, around)', "Pad", "no gradient in mode reflect"),
+    "slice backwards": ("y = Slice(x, one, back, one, back)", "Slice", "error with a negative step"),
+    "split, an output unused": ("y, unused = Split<num_outputs = 2>(x)", "Split", "wrong gradient when an output is unused"),
+    "computed exponent": ("y = Pow(x, x)", "Pow", "gradient for the base only"),
+    "layer norm with one output": ("y = LayerNormalization(x, scalar)", "LayerNormalization", "unless all three outputs"),
+    "dropout without mask": ("y = Dropout(x)", "Dropout", "unless the mask output is listed"),
+    "an operator nobody knows": ("y = Mystery(x)", "Mystery", "not among the operators known to train"),
+}  # fmt: skip
+GOOD = {
+    "conv, no padding": "y = Conv(x, w2)",
+    "conv with pads": 'y = Conv<auto_pad = "NOTSET", pads = [1, 1, 1, 1]>(x, w2)',
+    "conv 1D without groups": "y = Conv<kernel_shape = [3]>(x, w1)",
+    "pad": "y = Pad(x, around)",
+    "slice forwards": "y = Slice(x, one, one, one, one)",
+    "split": "a, b = Split<num_outputs = 2>(x) y = Concat<axis = 0>(a, b)",
+    "power of a constant": "y = Pow(x, scalar)",
+    "layer norm with three outputs": "y, mean, deviation = LayerNormalization(x, scalar)",
+    "clip": "y = Clip(x, , scalar)",
+    "shape arithmetic": "s = Shape(x) n = Mod(s, one) y = Reshape(x, n)",
+}
+
+
+@pytest.mark.parametrize("nodes, op, reason", BAD.values(), ids=BAD.keys())
+def test_case_without_a_right_gradient_is_told(nodes, op, reason):
+    ((found, why),) = complaints(nodes)
+    assert found == op and reason in why
+
+
+@pytest.mark.parametrize("nodes", GOOD.values(), ids=GOOD.keys())
+def test_case_with_an_exact_gradient_is_no_obstacle(nodes):
+    assert complaints(nodes) == []
+
+
+@pytest.mark.parametrize(
+    "nodes, opset, op",
+    [
+        ("y = Clip<min = 0.0, max = 6.0>(x)", 10, "Clip"),
+        ("y = Clip(x, , scalar)", 11, "Clip"),
+        ("y = Pad<pads = [0, 0, 1, 1, 0, 0, 1, 1]>(x)", 10, "Pad"),
+        ("y = Slice<starts = [0], ends = [1], axes = [1]>(x)", 9, "Slice"),
+    ],
+)
+def test_forms_of_old_opsets_are_obstacles(nodes, opset, op):
+    ((found, why),) = complaints(nodes, opset=opset)
+    assert found == op and "convert the model to a later opset" in why
+
+
+@pytest.mark.parametrize("op", sorted(OBSTACLES))
+def test_operator_in_the_table_is_an_obstacle_with_its_reason(op):
+    assert complaints(f"y = {op}(x)") == [(op, OBSTACLES[op])]
+
+
+@pytest.mark.parametrize("op", sorted(TRAINABLE - set(CASES)))
+def test_trainable_operator_is_no_obstacle(op):
+    assert complaints(f"y = {op}(x)") == []
+
+
+def test_tables_name_real_operators_once():
+    for op in [*OBSTACLES, *TRAINABLE, *CASES]:
+        assert onnx.defs.has(op), op
+    assert not TRAINABLE & set(OBSTACLES)
+    assert set(CASES) <= TRAINABLE
+    assert not FAKE_QUANTIZED & (TRAINABLE | set(OBSTACLES))
+
+
+def test_constant_nodes_are_looked_up_like_initializers():
+    nodes = "steps = Constant<value = int64[1] {-1}>() y = Slice(x, one, back, one, steps)"
+    assert complaints(nodes) == [("Slice", "error with a negative step")]
+
+
+def test_operator_of_another_domain_carries_the_domain():
+    model = make_net("y = Relu(x)")
+    model.opset_import.append(helper.make_opsetid("com.example", 1))
+    model.graph.node[0].domain = "com.example"
+    facts = inspect(model)
+    assert render(facts).splitlines()[0].startswith("input          x")
+    assert facts.operators == {"com.example::Relu": 1}
+    assert [obstacle.op for obstacle in facts.obstacles] == ["com.example::Relu"]
+
+
+def test_text_is_aligned_and_has_it_all():
+    text = render(inspect(parser.parse_model(NET)))
+    lines = text.splitlines()
+    assert lines[0] == "input          image  float [N, 1, 4, 4]"
+    assert all(
+        len(line) > 15 and line[14] == " " and line[15] != " " for line in lines if not line[15:].lstrip()[:1].isdigit()
+    )
+    for part in [
+        "logits  float [?, 3]",
+        "feeds Softmax 'S'",
+        "2 HardSwish",
+        "51 (0.00 MB)",
+        "HardSwish: no gradient",
+        "(act and 1 more)",
+    ]:
+        assert part in text
+
+
+def test_logits_behind_an_unknown_operator_are_of_unknown_shape():
+    text = render(inspect(make_net("h = Mystery(x) y = Softmax(h)")))
+    assert "logits         h  of unknown type and shape" in text
+    assert text.endswith("not trainable  Mystery: not among the operators known to train (h)")
+
+
+def test_text_of_a_net_that_cannot_be_cut_lists_its_last_nodes():
+    text = render(inspect(make_net("h = Relu(x) [End] y = Sigmoid(h)")))
+    assert "logits         not found" in text and "Sigmoid End -> y" in text
+    assert text.endswith("not trainable  nothing")
