@@ -8,6 +8,7 @@
 * `build_gradient_graph` strips the trainable initializers from the model that it is given: it gets a copy.
 * Transformers for quantized inference copy a DequantizeLinear for each of its readers, five times in a training graph:
   switched off with session.disable_quant_qdq (1.19.2; 17 % of a step).
+* The checkpoint is written in C++, where a full disk is a RuntimeError: made the OSError that it is (1.19.2, `_disk_errors`).
 * A parameter written before a Module exists is a segmentation fault: `open_module` returns both together.
 """
 
@@ -17,6 +18,7 @@ import contextlib
 import importlib
 import json
 import os
+import re
 import sys
 import types
 from pathlib import Path
@@ -65,6 +67,17 @@ def _quiet():
         yield
     finally:
         utils.SessionOptions = original
+
+
+@contextlib.contextmanager
+def _disk_errors():
+    try:
+        yield
+    except RuntimeError as error:
+        reason = re.search(r"Failed to save checkpoint.* error:(.*) errno:(\d+)", str(error), re.DOTALL)
+        if reason is None:
+            raise
+        raise OSError(int(reason[2]), reason[1]) from None
 
 
 GradientNode = tuple  # (operator, inputs, outputs, attributes), see register_gradient
@@ -120,7 +133,7 @@ def generate_artifacts(
     given = onnx.ModelProto()
     given.CopyFrom(model)
     given.ir_version = min(given.ir_version, NEWEST_IR)
-    with _quiet():
+    with _quiet(), _disk_errors():
         _training("artifacts").generate_artifacts(
             given, requires_grad=list(trainable), loss=Loss(), artifact_directory=str(folder), additional_output_names=list(extra_outputs)
         )

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import onnx
 
-from onnx_distill import _ort
+from onnx_distill import _ort, qdq
 from onnx_distill.config import DistillConfig
 from onnx_distill.errors import InputError
-from onnx_distill.fake_quant import DOMAIN, FakeQuantModel, fake_quantized
+from onnx_distill.fake_quant import FakeQuantModel, fake_quantized
 from onnx_distill.loss import add_loss
 from onnx_distill.lower import lower
 from onnx_distill.model import array, initializers, shape_of
@@ -43,8 +43,8 @@ class Artifacts:
 
 def build(student: onnx.ModelProto, config: DistillConfig, learn_steps: str, folder: Path, batch_size: int | None = None) -> Artifacts:
     """Write the artifacts that train a QDQ student to `folder`; with a batch size, for batches of that size alone and faster."""
-    prepared = fake_quantized(student)
-    parameters = trainable(prepared, learn_steps)
+    parameters = trainable(student, learn_steps)
+    prepared = fake_quantized(student, parameters.steps)
     logits = prepared.model.graph.output[0]
     classes = class_count(logits)
     _ort.generate_artifacts(
@@ -63,15 +63,15 @@ def class_count(logits: onnx.ValueInfoProto) -> int:
     return shape[1]
 
 
-def trainable(student: FakeQuantModel, learn_steps: str) -> Parameters:
-    """Float initializers that feed the network: weights and biases, and the steps chosen by none | weights | all."""
-    constants = initializers(student.model)
-    steps = {q.scale: q for q in student.quantizers.values()}
-    fixed = {name for node in student.model.graph.node if node.domain == DOMAIN for name in node.input[1:]} | set(steps)
-    values = [t.name for t in constants.values() if t.data_type == onnx.TensorProto.FLOAT and t.name not in fixed]
-    moving = _fed_by(student.model, set(values))
+def trainable(student: onnx.ModelProto, learn_steps: str) -> Parameters:
+    """Float initializers of a QDQ student that feed the network: weights and biases, and the steps chosen by none | weights | all."""
+    constants = initializers(student)
+    steps = {q.scale: q for q in reversed(qdq.find(student))}  # of quantizers that share a scale the first counts
+    values = [t.name for t in constants.values() if t.data_type == onnx.TensorProto.FLOAT and t.name not in steps]
+    moving = _fed_by(student, set(values))
     learned = [
-        name for name, q in steps.items()
+        name
+        for name, q in reversed(steps.items())
         if q.source in moving and (learn_steps == "all" or (learn_steps == "weights" and q.source in constants))
     ]
     weights = tuple(name for name in values if len(constants[name].dims) > 1 and array(constants[name]).size > 1)

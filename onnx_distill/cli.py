@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Iterator
 
 import click
 from tqdm import tqdm
 
 from onnx_distill import __version__, pipeline
 from onnx_distill import model as models
+from onnx_distill.artifacts import class_count
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut as cut_model
 from onnx_distill.data import Images, Preprocess, open_images
@@ -32,8 +36,13 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
-            ctx.exit(2)
+            problem = str(error)
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # of the temporary folder; what is written elsewhere says so itself
+            problem = f"{error.strerror or error}, perhaps in {tempfile.gettempdir()}. Free space, or set TMPDIR to another folder."
+        click.echo(f"error: {' '.join(problem.split())}", err=True)
+        ctx.exit(2)
 
 
 def _options(*decorators):
@@ -48,7 +57,7 @@ def _choice(flag: str, values: str, text: str):
     return click.option(flag, type=click.Choice(values.split("|")), default=DEFAULT[name], show_default=True, help=text)
 
 
-def _number(flag: str, kind: type, text: str, name: str | None = None):
+def _number(flag: str, kind: type | click.ParamType, text: str, name: str | None = None):
     name = name or flag.lstrip("-").replace("-", "_")
     return click.option(flag, name, type=kind, default=DEFAULT[name], show_default=True, help=text)
 
@@ -59,8 +68,8 @@ output_folder = click.option("-o", "--output", required=True, type=click.Path(fi
 teacher_option = click.option("--teacher", required=True, type=click.Path(dir_okay=False), help="The original float model.")
 logits_option = click.option("--logits", help="Node or value to cut at. Default: what feeds the final Softmax.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-threads_option = _number("--threads", int, "Threads of the runtime; 0: its own choice.")
-seed_option = _number("--seed", int, "Seed of everything random.")
+threads_option = _number("--threads", click.IntRange(0), "Threads of the runtime; 0: its own choice.")
+seed_option = _number("--seed", click.IntRange(0), "Seed of everything random.")
 
 data_options = _options(
     click.option("--data", required=True, type=click.Path(dir_okay=False), help="Images: .npy, .npz (images, labels) or IDX, gzipped or not."),
@@ -78,7 +87,7 @@ quantize_options = _options(
     click.option("--symmetric/--asymmetric", default=False, show_default=True, help="Activations with zero point 0 in int8, or in uint8 with a free one."),
     _choice("--calibration-method", "auto|minmax|percentile|mse|entropy", "How activation ranges are chosen; auto: minmax from 7 bits on, mse below."),
     click.option("--percentile", type=float, help="% of the values inside the range, for percentile.  [default: 99.99; 99.7 below 7 bits]"),
-    click.option("--samples", type=int, default=512, show_default=True, help="Images to calibrate with, drawn at random."),
+    click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Images to calibrate with, drawn at random."),
     click.option("--exclude", multiple=True, help="Nodes left in float: a name, or a pattern such as 'block_3/*'. May be repeated."),
 )
 distill_options = _options(
@@ -149,20 +158,21 @@ def cut(teacher, logits, output):
 
 @main.command()
 @model_argument("model")
+@logits_option
 @data_options
 @quantize_options
 @seed_option
 @threads_option
 @output_file
-def quantize(model, output, samples, seed, threads, **options):
+def quantize(model, output, logits, samples, seed, threads, **options):
     """Calibrate on images and insert Q/DQ: the PTQ baseline, and what train trains.
 
-    MODEL is a float model that ends in its logits, as `cut` makes it.
+    MODEL is a float model; it is cut at its logits if `cut` has not done so.
 
     Example: onnx-distill quantize logits.onnx --data train.npz --weight-bits 4 -o student.qdq.onnx
     """
     config = _config(QuantizeConfig, options)
-    loaded = cut_model(models.load(model))
+    loaded = cut_model(models.load(model), logits)
     images = _open(loaded, options, labelled=False)
     made = pipeline.quantize_with_images(loaded, images, config, samples, seed, threads)
     models.save(made, output)
@@ -187,11 +197,12 @@ def train(student, teacher, output, validation, as_json, **options):
     """
     loss, config = _config(DistillConfig, options), _config(TrainConfig, options)
     original, qdq = models.load(teacher), models.load(student)
-    images = _open(original, options)
-    folder = _folder(output)
-    trained = pipeline.distill(qdq, original, images, validation, loss, config, _Bar().watch)
-    models.save(trained.best.student, folder / "trained.qdq.onnx")
-    models.save(pipeline.deployable(trained.best.student, original), folder / "student.int8.onnx")
+    float_model = cut_model(original, qdq.graph.output[0].name)
+    images = _open(float_model, options, classes=class_count(float_model.graph.output[0]))
+    with _folder(output) as folder:
+        trained = pipeline.distill(qdq, original, images, validation, loss, config, _Bar().watch)
+        models.save(trained.best.student, folder / "trained.qdq.onnx")
+        models.save(pipeline.deployable(trained.best.student, original), folder / "student.int8.onnx")
     result = {"student": str(folder / "student.int8.onnx"), "before": trained.scores[0][1], "best": trained.best.score, "epoch": trained.best.epoch}
     result["images_per_second"] = trained.images / max(trained.step_seconds, 1e-9)
     text = "{student}: {percent:.2f} % on held-out images after {epoch:g} epochs, {before:.2f} % before; {images_per_second:.0f} images/s"
@@ -216,10 +227,11 @@ def export(student, teacher, output):
 @model_argument("model")
 @data_options
 @click.option("--teacher", type=click.Path(dir_okay=False), help="A model to agree with.")
+@click.option("--logits", help="Node or value of the logits, in both. Default: what feeds the final Softmax.")
 @click.option("--batch-sizes", default="1,64", show_default=True, help="For latency; empty: none.")
 @threads_option
 @json_option
-def evaluate(model, teacher, batch_sizes, threads, as_json, **options):
+def evaluate(model, teacher, logits, batch_sizes, threads, as_json, **options):
     """Measure a classifier: top-1, top-5, agreement with a teacher, KL, size, latency.
 
     Example: onnx-distill eval student.int8.onnx --teacher teacher.onnx --data test.npz
@@ -227,7 +239,7 @@ def evaluate(model, teacher, batch_sizes, threads, as_json, **options):
     loaded = {"teacher": models.load(teacher)} if teacher else {}
     loaded["model"] = models.load(model)
     images = _open(next(iter(loaded.values())), options)
-    _print_rows(pipeline.measure(loaded, images, threads, _sizes(batch_sizes)), as_json)
+    _print_rows(pipeline.measure(loaded, images, threads, _sizes(batch_sizes), logits), as_json)
 
 
 @main.command()
@@ -249,10 +261,12 @@ def run(teacher, output, test_data, test_labels, logits, samples, validation, as
     """
     configs = [_config(kind, options) for kind in (QuantizeConfig, DistillConfig, TrainConfig)]
     original = models.load(teacher)
-    images = _open(original, options)
-    test = _open(original, {**options, "data": test_data, "labels": test_labels})
-    cut_model(original, logits)  # refuse a model that cannot be cut before a folder is made
-    outcome = pipeline.run(original, images, test, _folder(output), *configs, logits, samples, validation, _Bar().watch)
+    float_model = cut_model(original, logits)
+    classes = class_count(float_model.graph.output[0])
+    images = _open(float_model, options, classes=classes)
+    test = _open(float_model, {**options, "data": test_data, "labels": test_labels}, classes=classes)
+    with _folder(output) as folder:
+        outcome = pipeline.run(original, images, test, folder, *configs, logits, samples, validation, _Bar().watch)
     _print_rows(outcome.rows, as_json)
     speed = outcome.trained.images / max(outcome.trained.step_seconds, 1e-9)
     click.echo(f"{outcome.student}: trained on {outcome.trained.images:,} images at {speed:.0f} images/s", err=True)
@@ -262,21 +276,27 @@ def _config(kind, options: dict):
     return kind(**{name: options[name] for name in kind.__dataclass_fields__ if name in options})
 
 
-def _open(model, options: dict, labelled: bool = True) -> Images:
+def _open(model, options: dict, labelled: bool = True, classes: int | None = None) -> Images:
     given = {name: options[name] or None for name in ("mean", "scale")}
     preprocess = Preprocess.of(model).replace(layout=options["layout"], label_offset=options["label_offset"], **given)
-    return open_images(options["data"], options["labels"] if labelled else None, preprocess)
+    return open_images(options["data"], options["labels"] if labelled else None, preprocess, classes)
 
 
-def _folder(path: str) -> Path:
-    folder = Path(path)
+@contextlib.contextmanager
+def _folder(path: str) -> Iterator[Path]:
+    """The folder, made before the work that fills it; one that was made here is gone again if it stays empty."""
+    folder, found = Path(path), Path(path).is_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror or error}. Choose another place.") from None
     if not os.access(folder, os.W_OK):
         raise InputError(f"cannot write to the folder {folder}. Choose another place.")
-    return folder
+    try:
+        yield folder
+    finally:
+        if not found and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -52,7 +54,7 @@ def _store_biases(model: onnx.ModelProto, by_result: dict[str, Quantizer]) -> No
         taken = names(model)
         stored, scale, result = (fresh_name(f"{bias}/{part}", taken) for part in ("integers", "scale", "dequantized"))
         model.graph.initializer.extend([numpy_helper.from_array(integers, stored), numpy_helper.from_array(np.asarray(step), scale)])
-        axis = {"axis": 0} if step.ndim else {}
+        axis: dict[str, Any] = {"axis": 0} if step.ndim else {}
         first.append(helper.make_node("DequantizeLinear", [stored, scale], [result], f"{bias}/DequantizeLinear", **axis))
         node.input[2] = result
     for node in reversed(first):

@@ -14,8 +14,8 @@ is the rounding that the int32 bias of the integer form will have.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Iterable
+from dataclasses import dataclass, replace
+from typing import Collection, Iterable
 
 import numpy as np
 import onnx
@@ -23,11 +23,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_distill import _ort, qdq
 from onnx_distill.bias import biased_sides
+from onnx_distill.errors import InputError
 from onnx_distill.model import array, fresh_name, initializers, names, opset, producers, prune
 from onnx_distill.placement import PASSING, PLACEMENT
 from onnx_distill.qdq import Quantizer
 
 DOMAIN = "onnx_distill"
+FIXED = "Fixed"  # ends the name of operators whose step gets no gradient
 
 
 @dataclass(frozen=True)
@@ -44,29 +46,55 @@ class FakeQuantModel:
     constants: tuple[onnx.TensorProto, ...]
 
 
-def fake_quantized(student: onnx.ModelProto) -> FakeQuantModel:
-    """The QDQ model with FakeQuantize and FakeQuantizeBias nodes in place of its quantizers and its bias grid."""
+def fake_quantized(student: onnx.ModelProto, learned: Collection[str]) -> FakeQuantModel:
+    """The QDQ model with FakeQuantize and FakeQuantizeBias nodes in place of its quantizers and its bias grid.
+
+    learned: names of the scales that get a gradient. Raises InputError for quantizers that cannot be trained.
+    """
     made = onnx.ModelProto()
     made.CopyFrom(student)
-    found = qdq.find(made)
+    found = [_with_zero_point(made, q) for q in qdq.find(made)]
+    for q in found:
+        _check_trainable(q, initializers(made))
     repeated = {q.result for q in found if _repeats(q, found, producers(made))}
-    nodes = {q.result: _repeat_node(q) if q.result in repeated else _node(made, q) for q in found}
+    nodes = {q.result: _repeat_node(q) if q.result in repeated else _node(made, q, q.scale in learned) for q in found}
     bias_nodes = _bias_nodes(made, {q.result: q for q in found})
     for position, node in enumerate(made.graph.node):
         if node.op_type == "DequantizeLinear" and node.output[0] in nodes:
             made.graph.node[position].CopyFrom(nodes[node.output[0]])
     for node in reversed(bias_nodes):
         made.graph.node.insert(0, node)
+    kept = {q.result: q for q in found if q.result not in repeated}
+    constants = _quantizer_constants(made, kept.values())
     prune(made)
     made.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     used = {node.op_type for node in made.graph.node if node.domain == DOMAIN}
     made.functions.extend(_function(name, opset(made)) for name in sorted(used))
-    kept = {q.result: q for q in found if q.result not in repeated}
-    return FakeQuantModel(made, kept, _quantizer_constants(student, kept.values()))
+    return FakeQuantModel(made, kept, constants)
 
 
-def _quantizer_constants(student: onnx.ModelProto, quantizers: Iterable[Quantizer]) -> tuple[onnx.TensorProto, ...]:
-    constants = {**initializers(student), **{t.name: t for q in quantizers for t in qdq.bounds(q.integers)}}
+def _with_zero_point(model: onnx.ModelProto, q: Quantizer) -> Quantizer:
+    """The quantizer itself, or with the zero point written out where the model leaves out one of 0."""
+    if q.zero_point or q.scale not in initializers(model):
+        return q
+    name = fresh_name(f"{q.result}/zero_point", names(model))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(initializers(model)[q.scale].dims, q.integers.dtype), name))
+    return replace(q, zero_point=name)
+
+
+def _check_trainable(q: Quantizer, constants: dict[str, onnx.TensorProto]) -> None:
+    if q.stored:
+        raise InputError(f"{q.source!r} holds integers; only float weights can be trained. Give the model that `quantize` wrote, not an exported one.")
+    if q.scale not in constants:
+        raise InputError(f"the scale {q.scale!r} of {q.source!r} is computed in the graph; wanted an initializer.")
+    if q.axis is not None and q.source not in constants:
+        raise InputError(f"activation {q.source!r} is quantized per channel; wanted one scale. Quantize it per tensor.")
+    if np.unique(array(constants[q.zero_point])).size > 1:
+        raise InputError(f"the channels of {q.source!r} have zero points of their own; wanted one for all. Quantize weights symmetrically.")
+
+
+def _quantizer_constants(model: onnx.ModelProto, quantizers: Iterable[Quantizer]) -> tuple[onnx.TensorProto, ...]:
+    constants = {**initializers(model), **{t.name: t for q in quantizers for t in qdq.bounds(q.integers)}}
     wanted = {name for q in quantizers for name in (q.zero_point, *qdq.bound_names(q.integers))}
     return tuple(constants[name] for name in sorted(wanted))
 
@@ -86,27 +114,33 @@ def _repeat_node(q: Quantizer) -> onnx.NodeProto:
     return helper.make_node("Identity", [q.source], [q.result], f"{q.result}/repeat")
 
 
-def _node(model: onnx.ModelProto, q: Quantizer) -> onnx.NodeProto:
+def _node(model: onnx.ModelProto, q: Quantizer, learned: bool) -> onnx.NodeProto:
     constants = initializers(model)
-    zero_point = array(constants[q.zero_point]).reshape(-1) if q.zero_point else np.zeros(1)
+    zero_point = array(constants[q.zero_point]).reshape(-1)
     bounds = []
     for end in (q.integers.qmin, q.integers.qmax):
         name = fresh_name(f"{q.result}/bound", names(model))
         model.graph.initializer.append(numpy_helper.from_array(np.float32(end - int(zero_point[0])), name))
         bounds.append(name)
     rank = len(constants[q.source].dims) if q.source in constants else None
-    return helper.make_node(fake_quantize_operator(q.axis, rank), [q.source, q.scale, *bounds], [q.result], f"{q.result}/FakeQuantize", domain=DOMAIN)
+    operator = fake_quantize_operator(q.axis, rank, learned)
+    return helper.make_node(operator, [q.source, q.scale, *bounds], [q.result], f"{q.result}/FakeQuantize", domain=DOMAIN)
 
 
-def fake_quantize_operator(axis: int | None, rank: int | None) -> str:
-    """The operator's name, one for each pattern of broadcasting, its gradient registered."""
+def fake_quantize_operator(axis: int | None, rank: int | None, learned: bool) -> str:
+    """The operator's name, one for each pattern of broadcasting and for steps learned or fixed, its gradient registered."""
     if axis is None:
         name, shape, axes = "FakeQuantize", None, None
     else:
         name = f"FakeQuantizeAxis{axis}Of{rank}"
         shape, axes = [-1 if d == axis else 1 for d in range(rank)], [d for d in range(rank) if d != axis]
-    _ort.register_gradient(DOMAIN, name, _gradient(shape, axes), stopped=(2, 3))
-    return name
+    nodes = _gradient(shape, axes)
+    if learned:
+        _ort.register_gradient(DOMAIN, name, nodes, stopped=(2, 3))
+        return name
+    until_dx = next(i for i, node in enumerate(nodes) if node[2] == ["GI(0)"]) + 1
+    _ort.register_gradient(DOMAIN, name + FIXED, nodes[:until_dx], stopped=(1, 2, 3))
+    return name + FIXED
 
 
 def _gradient(shape: list[int] | None, axes: list[int] | None) -> list[_ort.GradientNode]:
@@ -168,6 +202,7 @@ def _function(name: str, version: int) -> onnx.FunctionProto:
 
 
 def _broadcast_line(name: str) -> str:
+    name = name[: -len(FIXED)] if name.endswith(FIXED) else name
     if name == "FakeQuantize":
         return "s = Identity(s_flat)"
     axis, rank = (int(part) for part in name[len("FakeQuantizeAxis") :].split("Of"))

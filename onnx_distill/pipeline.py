@@ -15,14 +15,16 @@ from onnx_distill.calibrate import calibrate, choose_range
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut, put_back_tail
 from onnx_distill.data import Images, batches, split
+from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation, evaluate, latency, predict, top_k, with_output
 from onnx_distill.evaluate import agreement as agreement_of
 from onnx_distill.export import export
 from onnx_distill.logits import find_logits
 from onnx_distill.model import replacing, save
 from onnx_distill.placement import plan, with_node_names
+from onnx_distill.qdq import is_quantized
 from onnx_distill.quantize import quantize, with_quantizable_opset
-from onnx_distill.train import Checkpoint, Progress, Trained, train
+from onnx_distill.train import Checkpoint, Progress, Trained, check_fit, train
 
 CALIBRATION_BATCH = 64
 
@@ -73,6 +75,8 @@ def _method(config: QuantizeConfig, integers) -> str:
 
 def deployable(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto:
     """The QDQ student in integers with the teacher's own tail: a drop-in replacement for the teacher."""
+    if not is_quantized(student):
+        raise InputError("the student has no quantizers; wanted a QDQ model. Make one with `onnx-distill quantize`.")
     return put_back_tail(export(student), teacher)
 
 
@@ -98,14 +102,17 @@ def distill(
 ) -> Trained:
     """Train the student; `validation` of the images are held out and choose the best."""
     float_model = cut(teacher, student.graph.output[0].name)
+    deployable(student, teacher)  # refuses now what could not be exported after the training
     rest, held_out = split(images, validation, config.seed)
     score = scorer(held_out, float_model, config.threads)
     return train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation)
 
 
-def measure(models: dict[str, onnx.ModelProto], images: Images, threads: int = 0, batch_sizes: tuple[int, ...] = (1, 64)) -> list[Row]:
+def measure(
+    models: dict[str, onnx.ModelProto], images: Images, threads: int = 0, batch_sizes: tuple[int, ...] = (1, 64), logits: str | None = None
+) -> list[Row]:
     """Top-1, top-5, agreement with the first model, size and latency of each; all in one run, latency interleaved."""
-    scores = {name: logits_of(model, images, threads) for name, model in models.items()}
+    scores = {name: logits_of(model, images, threads, logits) for name, model in models.items()}
     shape = tuple(images.read(np.arange(1)).shape[1:])
     timings = latency(models, shape, batch_sizes, threads or None) if batch_sizes else {}
     teacher = next(iter(scores.values()))
@@ -116,9 +123,9 @@ def measure(models: dict[str, onnx.ModelProto], images: Images, threads: int = 0
     return rows
 
 
-def logits_of(model: onnx.ModelProto, images: Images, threads: int = 0) -> np.ndarray:
-    """Logits [n, classes] of any classifier, whole or cut, float or quantized."""
-    value = find_logits(model).value
+def logits_of(model: onnx.ModelProto, images: Images, threads: int = 0, logits: str | None = None) -> np.ndarray:
+    """Logits [n, classes] of any classifier, whole or cut, float or quantized; at the node or value named, or as found."""
+    value = find_logits(model, logits).value
     return predict(runtime.open_session(with_output(model, value), threads or None), images, output=value)
 
 
@@ -147,10 +154,13 @@ def run(
     """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`."""
     watch.stage("cut")
     float_model = cut(teacher, logits)
-    save(float_model, folder / "logits.onnx")
 
     watch.stage("quantize")
     student = quantize_with_images(float_model, train_images, quantization, samples, config.seed, config.threads)
+    split(train_images, validation, config.seed)  # what can be refused is refused before anything is written
+    check_fit(student, float_model, train_images, loss)
+    logits_of(float_model, test_images.subset(np.arange(1)))
+    save(float_model, folder / "logits.onnx")
     save(student, folder / "student.qdq.onnx")
 
     watch.stage("train")
@@ -163,7 +173,7 @@ def run(
 
     watch.stage("measure")
     models = {"float": teacher, "PTQ": deployable(student, teacher), "distilled": result}
-    rows = measure(models, test_images, config.threads)
+    rows = measure(models, test_images, config.threads, logits=float_model.graph.output[0].name)
     configs = {"quantize": asdict(quantization), "distill": asdict(loss), "train": asdict(config)}
     summary = {"config": configs, "rows": [{"name": row.name, **asdict(row.measured)} for row in rows]}
     with replacing(folder / "result.json") as temporary:

@@ -8,11 +8,13 @@ fuse both sides: a Clip on integers is cheap, one on floats would keep the node 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnx_distill.errors import InputError
 from onnx_distill.model import array, attribute, initializers, producers
 from onnx_distill.numerics import IntegerRange
 
@@ -40,7 +42,7 @@ class Quantizer:
 
 def nodes(q: Quantizer) -> list[onnx.NodeProto]:
     """The nodes of a quantizer that starts from floats, in order."""
-    axis = {} if q.axis is None else {"axis": q.axis}
+    axis: dict[str, Any] = {} if q.axis is None else {"axis": q.axis}
     integers = f"{q.source}/quantized"
     chain = [helper.make_node("QuantizeLinear", [q.source, q.scale, q.zero_point], [integers], f"{q.source}/QuantizeLinear", **axis)]
     if not q.integers.fills_container:
@@ -61,28 +63,47 @@ def bounds(integers: IntegerRange) -> list[onnx.TensorProto]:
 
 
 def find(model: onnx.ModelProto) -> list[Quantizer]:
-    """Every quantizer in the graph, in the order of its DequantizeLinear nodes; those of int32 biases are left out."""
+    """Every quantizer in the graph, in the order of its DequantizeLinear nodes; those of int32 biases are left out.
+
+    One channel is read as per tensor, which it is. Raises InputError for integers other than 8-bit ones.
+    """
     constants, made_by = initializers(model), producers(model)
     found = (_read(node, constants, made_by) for node in model.graph.node if node.op_type == "DequantizeLinear")
     return [quantizer for quantizer in found if quantizer]
 
 
 def _read(dequantize: onnx.NodeProto, constants: dict, made_by: dict) -> Quantizer | None:
-    integers, scale = dequantize.input[0], dequantize.input[1]
+    stored, scale = dequantize.input[0], dequantize.input[1]
     zero_point = dequantize.input[2] if len(dequantize.input) > 2 else ""
     rank_one = scale in constants and len(constants[scale].dims) == 1 and constants[scale].dims[0] > 1
     axis = attribute(dequantize, "axis", 1) if rank_one else None
-    if integers in constants:
-        kind = CONTAINERS.get(constants[integers].data_type)
-        return kind and Quantizer(integers, dequantize.output[0], scale, zero_point, _container(kind), axis, stored=True)
-    node, limits = made_by.get(integers), None
+    if stored in constants:
+        if constants[stored].data_type == onnx.TensorProto.INT32:
+            return None
+        kind = _kind(constants[stored], stored)
+        return Quantizer(stored, dequantize.output[0], scale, zero_point, _container(kind), _from_front(axis, constants[stored]), stored=True)
+    node, limits = made_by.get(stored), None
     if node is not None and node.op_type == "Clip":
         limits = [int(array(constants[name])) for name in node.input[1:3]]
         node = made_by.get(node.input[0])
     if node is None or node.op_type != "QuantizeLinear":
         return None
-    kind = CONTAINERS[constants[node.input[2]].data_type] if len(node.input) > 2 else "uint8"
-    return Quantizer(node.input[0], dequantize.output[0], scale, zero_point, IntegerRange(*limits, kind) if limits else _container(kind), axis)
+    kind = _kind(constants.get(node.input[2]), node.input[0]) if len(node.input) > 2 else "uint8"
+    axis = _from_front(axis, constants.get(node.input[0]))
+    integers = IntegerRange(limits[0], limits[1], kind) if limits else _container(kind)
+    return Quantizer(node.input[0], dequantize.output[0], scale, zero_point, integers, axis)
+
+
+def _kind(integers: onnx.TensorProto | None, value: str) -> str:
+    if integers is None or integers.data_type not in CONTAINERS:
+        found = "a zero point that is no initializer" if integers is None else helper.tensor_dtype_to_np_dtype(integers.data_type).name
+        raise InputError(f"the quantizer of {value!r} has {found}; wanted constant uint8 or int8. Quantize the model to 8 bits.")
+    return CONTAINERS[integers.data_type]
+
+
+def _from_front(axis: int | None, tensor: onnx.TensorProto | None) -> int | None:
+    """The axis counted from the front, as other tools need not count it."""
+    return axis if axis is None or tensor is None else axis % len(tensor.dims)
 
 
 def _container(kind: str) -> IntegerRange:

@@ -14,12 +14,13 @@ from onnx_distill import numerics, qdq
 from onnx_distill.bias import align_biases
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.errors import InputError
-from onnx_distill.model import array, initializers, names, opset, prune
+from onnx_distill.model import array, attribute, data_inputs, fresh_name, initializers, names, opset, producers, prune
 from onnx_distill.placement import ActivationSite, Plan, WeightSite
 from onnx_distill.qdq import Quantizer
 
 OLDEST_OPSET = 13  # QuantizeLinear along an axis
 TARGET_OPSET = 17
+OLDEST_IR = 8  # initializers need not be graph inputs
 
 
 def quantize(model: onnx.ModelProto, plan: Plan, ranges: dict[str, tuple[float, float]], config: QuantizeConfig) -> onnx.ModelProto:
@@ -28,26 +29,57 @@ def quantize(model: onnx.ModelProto, plan: Plan, ranges: dict[str, tuple[float, 
     made.CopyFrom(model)
     constants = initializers(made)
     weights = [_weight_quantizer(made, site, array(constants[site.value]), config) for site in plan.weights]
-    activations = {site.value: _activation_quantizer(made, site, ranges[site.value], config) for site in plan.activations}
+    ranges = {**ranges, **{site.value: _own_range(array(constants[site.value])) for site in plan.constants}}
+    sites = [*plan.activations, *plan.constants]
+    activations = {site.value: _activation_quantizer(made, site, ranges[site.value], config) for site in sites}
     shared = [_alias_quantizer(value, activations[root]) for value, root in plan.aliases.items()]
     quantizers = [*weights, *activations.values(), *shared]
+    _check_names(model, quantizers)
     _insert(made, quantizers)
     for site in plan.activations:
         _absorb(made, site, activations[site.value])
+    _keep_output_names(made, {q.source: q for q in quantizers})
     align_biases(made)
     prune(made)
     return made
 
 
 def with_quantizable_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model itself, or its conversion to opset 17 where its own is too old for per-channel quantizers."""
-    if opset(model) >= OLDEST_OPSET:
-        return model
+    """A copy that quantizers can be put into: opset 13 or newer, every Constant node an initializer, and no initializer a
+    graph input, for the runtime fuses nothing whose weights a caller may override.
+
+    A model whose opset is too old for per-channel quantizers is converted to opset 17. Raises InputError if onnx cannot.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model if opset(model) >= OLDEST_OPSET else _converted(model))
+    made.ir_version = max(made.ir_version, OLDEST_IR)
+    _lift_constants(made)
+    images = data_inputs(made)
+    del made.graph.input[:]
+    made.graph.input.extend(images)
+    return made
+
+
+def _lift_constants(model: onnx.ModelProto) -> None:
+    nodes, outputs = [], {value.name for value in model.graph.output}
+    for node in model.graph.node:
+        value = attribute(node, "value") if node.op_type == "Constant" and node.output[0] not in outputs else None
+        if value is None:
+            nodes.append(node)
+        else:
+            model.graph.initializer.append(value)
+            model.graph.initializer[-1].name = node.output[0]
+    _set_nodes(model, nodes)
+
+
+def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        return version_converter.convert_version(model, TARGET_OPSET)
-    except Exception as error:  # the converter raises RuntimeError and its own types for any operator it does not know
+        converted = version_converter.convert_version(model, TARGET_OPSET)
+        converted.metadata_props.extend(model.metadata_props if not converted.metadata_props else ())
+        return converted
+    except (RuntimeError, version_converter.ConvertError) as error:
         raise InputError(
-            f"the model has opset {opset(model)}, quantizers need {OLDEST_OPSET}, and onnx cannot convert it: {str(error).splitlines()[0]}. "
+            f"the model has opset {opset(model)}, quantizers need {OLDEST_OPSET}, and onnx cannot convert it: {str(error).strip().splitlines()[0]}. "
             "Export it again with a newer opset."
         ) from None
 
@@ -56,6 +88,10 @@ def _weight_quantizer(model, site: WeightSite, weights: np.ndarray, config: Quan
     estimate = numerics.max_weight_scale if site.integers.qmax == 127 else numerics.mse_weight_scale
     scale = estimate(weights, site.axis, site.integers.qmax)
     return _new_quantizer(model, site.value, site.integers, scale, 0, site.axis)
+
+
+def _own_range(values: np.ndarray) -> tuple[float, float]:
+    return float(values.min(initial=0.0)), float(values.max(initial=0.0))
 
 
 def _activation_quantizer(model, site: ActivationSite, limits: tuple[float, float], config: QuantizeConfig) -> Quantizer:
@@ -76,10 +112,6 @@ def _alias_quantizer(value: str, root: Quantizer) -> Quantizer:
 
 def _insert(model: onnx.ModelProto, quantizers: list[Quantizer]) -> None:
     """Write the quantizers' nodes behind what they read, and turn every reader to the quantized value."""
-    taken = names(model)
-    for q in quantizers:
-        if q.result in taken:
-            raise InputError(f"the model already has a value named {q.result!r}; rename it.")
     result = {q.source: q.result for q in quantizers}
     for node in model.graph.node:
         for position, name in enumerate(node.input):
@@ -92,7 +124,15 @@ def _insert(model: onnx.ModelProto, quantizers: list[Quantizer]) -> None:
         ordered += [n for name in node.output if name in by_source for n in qdq.nodes(by_source[name])]
     _add_bounds(model, quantizers)
     _set_nodes(model, ordered)
-    _keep_output_names(model, by_source)
+
+
+def _check_names(model: onnx.ModelProto, quantizers: list[Quantizer]) -> None:
+    taken = names(model)
+    tensors = {name for q in quantizers for name in (q.scale, q.zero_point, *qdq.bound_names(q.integers))}
+    made = {name for q in quantizers for node in qdq.nodes(q) for name in (node.name, *node.output)}
+    clashes = sorted(taken & (tensors | made))
+    if clashes:
+        raise InputError(f"the model already has a value or node named {clashes[0]!r}, a name that a quantizer needs; rename it.")
 
 
 def _add_bounds(model: onnx.ModelProto, quantizers: list[Quantizer]) -> None:
@@ -111,8 +151,9 @@ def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
 
 def _keep_output_names(model: onnx.ModelProto, by_source: dict[str, Quantizer]) -> None:
     """A quantized graph output keeps its name: the float value before it is renamed."""
-    for output in {value.name for value in model.graph.output} & set(by_source):
-        renamed = {output: f"{output}/float", by_source[output].result: output}
+    taken = names(model)
+    for output in sorted({value.name for value in model.graph.output} & set(by_source)):
+        renamed = {output: fresh_name(f"{output}/float", taken), by_source[output].result: output}
         for node in model.graph.node:
             for field in (node.input, node.output):
                 for position, name in enumerate(field):
@@ -120,21 +161,24 @@ def _keep_output_names(model: onnx.ModelProto, by_source: dict[str, Quantizer]) 
 
 
 def _absorb(model: onnx.ModelProto, site: ActivationSite, quantizer: Quantizer) -> None:
-    """Let the quantizer read what a Relu or Clip reads, where the integer range clips at least as tightly."""
-    node = next((n for n in model.graph.node if site.absorbed and n.name == site.absorbed), None)
-    if node is None or not _clips_as_tightly(model, node, quantizer):
-        return
-    before = node.input[0]
-    for reader in model.graph.node:
-        if reader.op_type == "QuantizeLinear" and reader.input[0] == quantizer.source:
-            reader.input[0] = before
+    """Let the quantizer read what its Relu or Clip reads, as far up as the integer range clips as tightly."""
+    made_by = producers(model)
+    reader = next(n for n in model.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == site.value)
+    node = made_by.get(site.value)
+    while node is not None and node.name in site.absorbed and _clips_as_tightly(model, node, quantizer):
+        reader.input[0] = node.input[0]
+        node = made_by.get(node.input[0])
 
 
 def _clips_as_tightly(model: onnx.ModelProto, node: onnx.NodeProto, q: Quantizer) -> bool:
+    """The ends of the integer range lie within the bounds, or beyond by no more than rounding is off: half a step."""
     constants = initializers(model)
+    if any(name and name not in constants for name in node.input[1:3]):
+        return False
+    ends = [array(constants[name]) if name else None for name in [*node.input[1:3], "", ""][:2]]
+    low, high = (0.0, None) if node.op_type == "Relu" else ends
     zero_point, scale = int(array(constants[q.zero_point])), float(array(constants[q.scale]))
-    ends = [array(constants[name]) if name in constants else None for name in list(node.input[1:3])]
-    low, high = (0.0, None) if node.op_type == "Relu" else (ends + [None, None])[:2]
-    tight_low = low is None or (q.integers.qmin - zero_point) * scale >= float(low) - scale * 1e-3
-    tight_high = high is None or (q.integers.qmax - zero_point) * scale <= float(high) + scale * 1e-3
+    half = 0.5001 * scale
+    tight_low = low is None or (q.integers.qmin - zero_point) * scale >= float(low) - half
+    tight_high = high is None or (q.integers.qmax - zero_point) * scale <= float(high) + half
     return bool(tight_low and tight_high)

@@ -70,7 +70,7 @@ def train(
     evaluate is asked before the first step, after each epoch, and at the end. Ctrl-C stops and returns the best so far.
     Raises InputError where teacher, student and images do not fit together, or when the loss is no longer finite.
     """
-    _check(student, teacher, images, distill)
+    check_fit(student, teacher, images, distill)
     teacher_session = runtime.open_session(teacher, config.threads or None)
     with tempfile.TemporaryDirectory(prefix="onnx-distill-") as folder:
         made = artifacts.build(student, distill, config.learn_steps, Path(folder), min(config.batch_size, len(images)))
@@ -146,7 +146,7 @@ def _check_finite(loss: float, step: int, rate: float) -> None:
         raise InputError(f"the loss is {loss} at step {step} with learning rate {rate:.2g}; wanted a finite one. Lower --lr or set --clip-norm.")
 
 
-def _check(student: onnx.ModelProto, teacher: onnx.ModelProto, images: Images, distill: DistillConfig) -> None:
+def check_fit(student: onnx.ModelProto, teacher: onnx.ModelProto, images: Images, distill: DistillConfig) -> None:
     classes = [artifacts.class_count(model.graph.output[0]) for model in (teacher, student)]
     if classes[0] != classes[1]:
         raise InputError(f"the teacher has {classes[0]} classes, the student {classes[1]}; wanted the same. Is it a student of this teacher?")

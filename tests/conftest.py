@@ -63,25 +63,37 @@ def tiny_student(tiny_float):
 
 @pytest.fixture
 def make_step(tmp_path):
-    """(student, config, learn_steps) -> its Step on one thread; lowered=False leaves the quantizers as FakeQuantize functions."""
+    """(student, config, learn_steps, batch_size) -> its Step on one thread; lowered=False leaves the quantizers as FakeQuantize functions."""
 
-    def make_step(student, config=DistillConfig(), learn_steps="all", lowered=True) -> Step:
+    def make_step(student, config=DistillConfig(), learn_steps="all", batch_size=None, lowered=True) -> Step:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         build = artifacts.build if lowered else _build_without_lowering
-        return Step(build(student, config, learn_steps, folder), threads=1)
+        return Step(build(student, config, learn_steps, folder, batch_size), threads=1)
 
     return make_step
 
 
-def _build_without_lowering(student, config, learn_steps, folder) -> artifacts.Artifacts:
-    prepared = fake_quant.fake_quantized(student)
-    parameters = artifacts.trainable(prepared, learn_steps)
+def _build_without_lowering(student, config, learn_steps, folder, batch_size=None) -> artifacts.Artifacts:
+    parameters = artifacts.trainable(student, learn_steps)
+    prepared = fake_quant.fake_quantized(student, parameters.steps)
     logits = prepared.model.graph.output[0]
     classes = artifacts.class_count(logits)
     add = lambda graph, name: loss.add_loss(graph, name, classes, config)  # noqa: E731
     _ort.generate_artifacts(prepared.model, parameters.all, add, folder, [logits.name])
     return artifacts.Artifacts(folder, prepared, parameters, config)
+
+
+@pytest.fixture
+def training_graph(tmp_path):
+    """(student, learn_steps, batch_size, lowered) -> the graph of its training model."""
+
+    def training_graph(student, learn_steps="all", batch_size=None, lowered=True) -> onnx.GraphProto:
+        build = artifacts.build if lowered else _build_without_lowering
+        build(student, DistillConfig(), learn_steps, tmp_path, batch_size)
+        return onnx.load(str(tmp_path / artifacts.TRAINING_MODEL)).graph
+
+    return training_graph
 
 
 @pytest.fixture(scope="session")

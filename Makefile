@@ -1,0 +1,74 @@
+# The targets of this project; `make demo` and `make test` need nothing but Python 3.9 to 3.12 and a package index.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DATA   ?= data
+TEACHER ?= models/mobilenetv2-fashion.onnx
+TRAIN  := $(DATA)/train-images-idx3-ubyte.gz
+TEST   := $(DATA)/t10k-images-idx3-ubyte.gz
+OUT    ?= build
+THREADS ?= 0
+
+# What `make quantize train` do by default; CI gives a small slice.
+BITS    ?= --weight-bits 4 --activation-bits 4
+RECIPE  ?= --epochs 1 --flip --shift 2
+
+.PHONY: install data cut quantize train demo test lint types bench results deploy-check clean
+
+install: $(VENV)/installed
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit('Python 3.9 to 3.12 is needed (onnxruntime-training has no wheel for others); set PYTHON=') if not (3, 9) <= sys.version_info[:2] <= (3, 12) else None"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+data: $(DATA)/complete
+$(DATA)/complete:
+	$(PYTHON) scripts/get_data.py --to $(DATA)
+	touch $@
+
+$(OUT)/logits.onnx: install $(TEACHER)
+	mkdir -p $(OUT)
+	$(BIN)/onnx-distill cut $(TEACHER) -o $@ --logits MobilenetV2/Predictions/Reshape
+cut: $(OUT)/logits.onnx
+
+$(OUT)/student.qdq.onnx: $(OUT)/logits.onnx data
+	$(BIN)/onnx-distill quantize $< --data $(TRAIN) $(BITS) --threads $(THREADS) -o $@
+quantize: $(OUT)/student.qdq.onnx
+
+train: $(OUT)/student.qdq.onnx
+	$(BIN)/onnx-distill train $< --teacher $(TEACHER) --data $(TRAIN) $(RECIPE) --threads $(THREADS) -o $(OUT)
+
+# The main job on the real teacher: 4-bit weights and activations, one epoch.
+demo: install data
+	$(BIN)/onnx-distill run $(TEACHER) --data $(TRAIN) --test-data $(TEST) $(BITS) $(RECIPE) --threads $(THREADS) -o $(OUT)/demo
+
+test: install data
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+# Training speed: this project's step, with and without lowering, against the teacher's inference.
+bench: install
+	$(BIN)/python benchmarks/step.py
+
+# docs/results.md, measured: under an hour on 2 cores.
+results: install data $(VENV)-deploy/installed
+	$(BIN)/python benchmarks/results.py --deploy-python $(VENV)-deploy/bin/python
+
+# The exported students of `make results` under the training wheel's runtime and today's newest stock onnxruntime.
+deploy-check: install data $(VENV)-deploy/installed
+	$(BIN)/python scripts/deploy_check.py --python $(VENV)-deploy/bin/python
+$(VENV)-deploy/installed:
+	$(PYTHON) -m venv $(VENV)-deploy
+	$(VENV)-deploy/bin/pip install --quiet onnxruntime onnx numpy sympy
+	touch $@
+
+clean:
+	rm -rf $(OUT) runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
