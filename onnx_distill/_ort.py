@@ -22,7 +22,7 @@ import re
 import sys
 import types
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import onnx
 import onnxruntime
@@ -124,7 +124,7 @@ def generate_artifacts(
 
     loss: adds the loss's nodes to a graph behind the value named, and returns the name of the scalar loss.
     """
-    onnxblock = _training("onnxblock")
+    onnxblock: Any = _training("onnxblock")
 
     class Loss(onnxblock.Block):
         def build(self, logits: str) -> str:

@@ -18,7 +18,7 @@ from onnx_distill.numerics import IntegerRange
 from onnx_distill.qdq import Quantizer
 
 SUFFIXES = ("_quantized", "/integers", "_QuantizeLinear")  # of stored integers: onnxruntime.quantization, this project
-STORED = {  # integers of weights; 4-bit types live on in a container of 8
+STORED: dict[int, IntegerRange] = {  # integers of weights; 4-bit types live on in a container of 8
     TensorProto.INT8: IntegerRange(-128, 127, "int8"),
     TensorProto.UINT8: IntegerRange(0, 255, "uint8"),
     TensorProto.INT4: IntegerRange(-8, 7, "int8"),
@@ -63,13 +63,13 @@ def _to_float(model: onnx.ModelProto, dequantize: onnx.NodeProto, originals: dic
     constants = initializers(model)
     integers = constants[dequantize.input[0]]
     values = _float_values(integers, dequantize, constants, originals)
+    if integers.data_type not in STORED:  # a bias: its float values take the place of the node
+        model.graph.initializer.append(numpy_helper.from_array(values, dequantize.output[0]))
+        model.graph.node.remove(dequantize)
+        return
     base = next((integers.name[: -len(s)] for s in SUFFIXES if integers.name.endswith(s)), integers.name)
     name = fresh_name(base, names(model))
     model.graph.initializer.append(numpy_helper.from_array(values, name))
-    if integers.data_type not in STORED:  # a bias
-        _rename_readers(model, dequantize.output[0], name)
-        model.graph.node.remove(dequantize)
-        return
     rank_one = values.ndim and len(constants[dequantize.input[1]].dims) == 1 and constants[dequantize.input[1]].dims[0] > 1
     axis = attribute(dequantize, "axis", 1) % values.ndim if rank_one else None
     zero_point = dequantize.input[2] if len(dequantize.input) > 2 else _zero(model, values, axis, STORED[integers.data_type])
@@ -107,13 +107,6 @@ def _float_values(integers, dequantize, constants, originals) -> np.ndarray:
     zero_point = array(constants[dequantize.input[2]]).astype(np.int32) if len(dequantize.input) > 2 else np.int32(0)
     zero_point = np.reshape(zero_point, scale.shape)
     return numerics.dequantize(q, scale, zero_point)
-
-
-def _rename_readers(model: onnx.ModelProto, old: str, new: str) -> None:
-    for node in model.graph.node:
-        for position, name in enumerate(node.input):
-            if name == old:
-                node.input[position] = new
 
 
 def _scalar_scales(model: onnx.ModelProto) -> None:

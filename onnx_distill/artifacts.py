@@ -68,14 +68,14 @@ def trainable(student: onnx.ModelProto, learn_steps: str) -> Parameters:
     constants = initializers(student)
     steps = {q.scale: q for q in reversed(qdq.find(student))}  # of quantizers that share a scale the first counts
     values = [t.name for t in constants.values() if t.data_type == onnx.TensorProto.FLOAT and t.name not in steps]
-    moving = _fed_by(student, set(values))
+    weights = tuple(name for name in values if len(constants[name].dims) > 1 and array(constants[name]).size > 1)
+    biases = tuple(name for name in values if len(constants[name].dims) == 1)
+    moving = _fed_by(student, {*weights, *biases})
     learned = [
         name
         for name, q in reversed(steps.items())
         if q.source in moving and (learn_steps == "all" or (learn_steps == "weights" and q.source in constants))
     ]
-    weights = tuple(name for name in values if len(constants[name].dims) > 1 and array(constants[name]).size > 1)
-    biases = tuple(name for name in values if len(constants[name].dims) == 1)
     return Parameters(weights, biases, tuple(learned))
 
 

@@ -180,14 +180,15 @@ def entropy(histogram: Histogram, integers: IntegerRange, symmetric: bool, perce
     thresholds = np.geomspace(limit, min(fewest, limit), 256)
     held = np.flatnonzero(counts)
     ranges = [(max(low, -t), min(high, t)) for t in thresholds]
-    return min(ranges, key=lambda ends: _divergence(histogram.centres[held], counts[held], *ends, integers, symmetric))
+    return min(ranges, key=lambda ends: _divergence(histogram.centres[held], counts[held], ends, integers, symmetric))
 
 
-def _divergence(centres, counts, low: float, high: float, integers: IntegerRange, symmetric: bool) -> float:
+def _divergence(centres, counts, ends: tuple[float, float], integers: IntegerRange, symmetric: bool) -> float:
     """KL in nats of the values, clipped into low..high, from their levels' counts, each spread evenly over its bins.
 
     The levels count only values inside low..high: that difference is what clipping costs (TensorRT's definition).
     """
+    low, high = ends
     inside = (centres >= low) & (centres <= high)
     if not inside.any():
         return np.inf

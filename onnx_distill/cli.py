@@ -197,16 +197,16 @@ def train(student, teacher, output, validation, as_json, **options):
     """
     loss, config = _config(DistillConfig, options), _config(TrainConfig, options)
     original, qdq = models.load(teacher), models.load(student)
-    float_model = cut_model(original, qdq.graph.output[0].name)
+    float_model = pipeline.logits_model(qdq, original)
     images = _open(float_model, options, classes=class_count(float_model.graph.output[0]))
     with _folder(output) as folder:
         trained = pipeline.distill(qdq, original, images, validation, loss, config, _Bar().watch)
         models.save(trained.best.student, folder / "trained.qdq.onnx")
         models.save(pipeline.deployable(trained.best.student, original), folder / "student.int8.onnx")
-    result = {"student": str(folder / "student.int8.onnx"), "before": trained.scores[0][1], "best": trained.best.score, "epoch": trained.best.epoch}
-    result["images_per_second"] = trained.images / max(trained.step_seconds, 1e-9)
-    text = "{student}: {percent:.2f} % on held-out images after {epoch:g} epochs, {before:.2f} % before; {images_per_second:.0f} images/s"
-    click.echo(json.dumps(result) if as_json else text.format(**{**result, "percent": 100 * result["best"], "before": 100 * result["before"]}))
+    before, best, speed = trained.scores[0][1], trained.best, trained.images_per_second
+    result = {"student": str(folder / "student.int8.onnx"), "before": before, "best": best.score, "epoch": best.epoch}
+    text = f"{result['student']}: {100 * best.score:.2f} % on held-out images after {best.epoch:g} epochs, {100 * before:.2f} % before"
+    click.echo(json.dumps({**result, "images_per_second": speed}) if as_json else f"{text}; {speed:.0f} images/s")
 
 
 @main.command()
@@ -259,17 +259,19 @@ def run(teacher, output, test_data, test_labels, logits, samples, validation, as
 
     Example: onnx-distill run teacher.onnx --data train.npz --test-data test.npz --weight-bits 4 -o run
     """
-    configs = [_config(kind, options) for kind in (QuantizeConfig, DistillConfig, TrainConfig)]
+    quantization, loss, config = (_config(kind, options) for kind in (QuantizeConfig, DistillConfig, TrainConfig))
     original = models.load(teacher)
     float_model = cut_model(original, logits)
     classes = class_count(float_model.graph.output[0])
     images = _open(float_model, options, classes=classes)
     test = _open(float_model, {**options, "data": test_data, "labels": test_labels}, classes=classes)
     with _folder(output) as folder:
-        outcome = pipeline.run(original, images, test, folder, *configs, logits, samples, validation, _Bar().watch)
+        outcome = pipeline.run(
+            original, images, test, folder, quantization, loss, config, logits, samples, validation, _Bar().watch
+        )
     _print_rows(outcome.rows, as_json)
-    speed = outcome.trained.images / max(outcome.trained.step_seconds, 1e-9)
-    click.echo(f"{outcome.student}: trained on {outcome.trained.images:,} images at {speed:.0f} images/s", err=True)
+    trained = outcome.trained
+    click.echo(f"{outcome.student}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s", err=True)
 
 
 def _config(kind, options: dict):

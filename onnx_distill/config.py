@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Optional
 
@@ -41,7 +42,7 @@ class DistillConfig:
     kl: str = "forward"  # forward: KL(teacher || student), Hinton; reverse: KL(student || teacher), as in MNN
 
     def __post_init__(self):
-        _check(self.temperature > 0, f"temperature is {self.temperature}", "above 0")
+        _check(0 < self.temperature < math.inf, f"temperature is {self.temperature}", "above 0 and finite")
         _check(0 <= self.alpha <= 1, f"alpha is {self.alpha}", "0 to 1")
         _check(self.kl in ("forward", "reverse"), f"kl is {self.kl!r}", "forward | reverse")
 
@@ -65,16 +66,16 @@ class TrainConfig:
     threads: int = 0  # 0 leaves the runtime's own choice
 
     def __post_init__(self):
-        _check(self.epochs > 0, f"epochs is {self.epochs}", "above 0")
+        _check(0 < self.epochs < math.inf, f"epochs is {self.epochs}", "above 0 and finite")
         _check(self.batch_size >= 1, f"batch_size is {self.batch_size}", "1 or more")
-        _check(self.learning_rate > 0, f"lr is {self.learning_rate}", "above 0")
-        _check(self.step_rate >= 0, f"step_rate is {self.step_rate}", "0 or more")
+        _check(0 < self.learning_rate < math.inf, f"lr is {self.learning_rate}", "above 0 and finite")
+        _check(0 <= self.step_rate < math.inf, f"step_rate is {self.step_rate}", "0 or more and finite")
         _check(self.schedule in ("constant", "linear", "cosine"), f"schedule is {self.schedule!r}", "constant | linear | cosine")
         _check(0 <= self.warmup < 1, f"warmup is {self.warmup}", "at least 0 and below 1")
         _check(self.optimizer in ("adamw", "sgd"), f"optimizer is {self.optimizer!r}", "adamw | sgd")
         _check(0 <= self.momentum < 1, f"momentum is {self.momentum}", "at least 0 and below 1")
-        _check(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}", "0 or more")
-        _check(self.clip_norm >= 0, f"clip_norm is {self.clip_norm}", "0 or more")
+        _check(0 <= self.weight_decay < math.inf, f"weight_decay is {self.weight_decay}", "0 or more and finite")
+        _check(0 <= self.clip_norm < math.inf, f"clip_norm is {self.clip_norm}", "0 or more and finite")
         _check(self.learn_steps in ("none", "weights", "all"), f"learn_steps is {self.learn_steps!r}", "none | weights | all")
         _check(self.shift >= 0, f"shift is {self.shift}", "0 or more")
         _check(self.threads >= 0, f"threads is {self.threads}", "0 or more")

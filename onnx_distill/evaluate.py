@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from typing import Mapping
 
 import numpy as np
 import onnx
@@ -161,7 +162,7 @@ def _value_info(model: onnx.ModelProto, value: str) -> onnx.ValueInfoProto:
 
 
 def latency(
-    models: dict[str, onnx.ModelProto | str | os.PathLike],
+    models: Mapping[str, onnx.ModelProto | str | os.PathLike],
     shape: tuple[int, ...],
     batches: tuple[int, ...] = (1, 64),
     threads: int | None = None,

@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_distill import _ort, qdq
+from onnx_distill import _ort, numerics, qdq
 from onnx_distill.bias import biased_sides
 from onnx_distill.errors import InputError
 from onnx_distill.model import array, fresh_name, initializers, names, opset, producers, prune
@@ -84,7 +84,7 @@ def _with_zero_point(model: onnx.ModelProto, q: Quantizer) -> Quantizer:
 
 def _check_trainable(q: Quantizer, constants: dict[str, onnx.TensorProto]) -> None:
     if q.stored:
-        raise InputError(f"{q.source!r} holds integers; only float weights can be trained. Give the model that `quantize` wrote, not an exported one.")
+        raise InputError(f"{q.source!r} holds integers; only float weights can be trained. Give the model that `quantize` wrote.")
     if q.scale not in constants:
         raise InputError(f"the scale {q.scale!r} of {q.source!r} is computed in the graph; wanted an initializer.")
     if q.axis is not None and q.source not in constants:
@@ -116,25 +116,24 @@ def _repeat_node(q: Quantizer) -> onnx.NodeProto:
 
 def _node(model: onnx.ModelProto, q: Quantizer, learned: bool) -> onnx.NodeProto:
     constants = initializers(model)
-    zero_point = array(constants[q.zero_point]).reshape(-1)
+    rank = len(constants[q.source].dims) if q.source in constants else 0
+    zero_point = array(constants[q.zero_point]).astype(np.int32)
+    per_channel = q.axis if np.ptp(zero_point) else None  # mostly all zero points are one
+    zero_point = zero_point if per_channel is not None else zero_point.reshape(-1)[0]
     bounds = []
     for end in (q.integers.qmin, q.integers.qmax):
         name = fresh_name(f"{q.result}/bound", names(model))
-        model.graph.initializer.append(numpy_helper.from_array(np.float32(end - int(zero_point[0])), name))
+        bound = numerics.broadcastable(end - zero_point, rank, per_channel)
+        model.graph.initializer.append(numpy_helper.from_array(bound, name))
         bounds.append(name)
-    rank = len(constants[q.source].dims) if q.source in constants else None
     operator = fake_quantize_operator(q.axis, rank, learned)
     return helper.make_node(operator, [q.source, q.scale, *bounds], [q.result], f"{q.result}/FakeQuantize", domain=DOMAIN)
 
 
-def fake_quantize_operator(axis: int | None, rank: int | None, learned: bool) -> str:
+def fake_quantize_operator(axis: int | None, rank: int, learned: bool) -> str:
     """The operator's name, one for each pattern of broadcasting and for steps learned or fixed, its gradient registered."""
-    if axis is None:
-        name, shape, axes = "FakeQuantize", None, None
-    else:
-        name = f"FakeQuantizeAxis{axis}Of{rank}"
-        shape, axes = [-1 if d == axis else 1 for d in range(rank)], [d for d in range(rank) if d != axis]
-    nodes = _gradient(shape, axes)
+    name = "FakeQuantize" if axis is None else f"FakeQuantizeAxis{axis}Of{rank}"
+    nodes = _gradient(axis, rank)
     if learned:
         _ort.register_gradient(DOMAIN, name, nodes, stopped=(2, 3))
         return name
@@ -143,19 +142,20 @@ def fake_quantize_operator(axis: int | None, rank: int | None, learned: bool) ->
     return name + FIXED
 
 
-def _gradient(shape: list[int] | None, axes: list[int] | None) -> list[_ort.GradientNode]:
+def _gradient(axis: int | None, rank: int) -> list[_ort.GradientNode]:
     """The two lines of the module's docstring as nodes.
 
     The mask goes bool -> uint8 -> DequantizeLinear -> float: each of the three is vectorised in the runtime, while
     Where and Cast from bool to float are not (17 and 2.9 ms against 0.9 ms for 3.2 M values).
     """
-    broadcast, step = [], "I(1)"
-    if shape is not None:
+    step = "I(1)"
+    broadcast: list[_ort.GradientNode] = []
+    reduce: list[_ort.GradientNode] = [("ReduceSum", ["e"], ["ds"], {"keepdims": (0, "int")})]
+    if axis is not None:
         step = "step"
+        shape, others = [-1 if d == axis else 1 for d in range(rank)], [d for d in range(rank) if d != axis]
         broadcast = [("Constant", [], ["shape"], {"value": (shape, "int")}), ("Reshape", ["I(1)", "shape"], ["step"])]
-    reduce = [("ReduceSum", ["e"], ["ds"], {"keepdims": (0, "int")})]
-    if axes is not None:
-        reduce = [("Constant", [], ["axes"], {"value": (axes, "int")}), ("ReduceSum", ["e", "axes"], ["ds"], {"keepdims": (0, "int")})]
+        reduce = [("Constant", [], ["axes"], {"value": (others, "int")}), ("ReduceSum", ["e", "axes"], ["ds"], {"keepdims": (0, "int")})]
     return [
         *broadcast,
         ("Mul", [step, "I(2)"], ["low"]),

@@ -11,15 +11,15 @@ import numpy as np
 import onnx
 
 from onnx_distill import runtime
+from onnx_distill.adopt import adopt
 from onnx_distill.calibrate import calibrate, choose_range
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut, put_back_tail
 from onnx_distill.data import Images, batches, split
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation, evaluate, latency, predict, top_k, with_output
-from onnx_distill.evaluate import agreement as agreement_of
 from onnx_distill.export import export
-from onnx_distill.logits import find_logits
+from onnx_distill.logits import MARK, find_logits
 from onnx_distill.model import replacing, save
 from onnx_distill.placement import plan, with_node_names
 from onnx_distill.qdq import is_quantized
@@ -82,11 +82,13 @@ def deployable(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.Model
 
 def scorer(validation: Images, teacher: onnx.ModelProto, threads: int = 0) -> Callable[[onnx.ModelProto], float]:
     """A function that scores a QDQ student in its exported form: top-1, or without labels agreement with the teacher."""
-    teacher_scores = predict(runtime.open_session(teacher, threads or None), validation) if validation.labels is None else None
+    if validation.labels is None:
+        labels = predict(runtime.open_session(teacher, threads or None), validation).argmax(axis=1)
+    else:
+        labels = validation.labels
 
     def score(student: onnx.ModelProto) -> float:
-        scores = predict(runtime.open_session(export(student), threads or None), validation)
-        return agreement_of(teacher_scores, scores) if validation.labels is None else top_k(scores, validation.labels, 1)
+        return top_k(predict(runtime.open_session(export(student), threads or None), validation), labels, 1)
 
     return score
 
@@ -101,11 +103,23 @@ def distill(
     watch: Watch = Watch(),
 ) -> Trained:
     """Train the student; `validation` of the images are held out and choose the best."""
-    float_model = cut(teacher, student.graph.output[0].name)
+    float_model = logits_model(student, teacher)
+    student = adopt(student, float_model)
     deployable(student, teacher)  # refuses now what could not be exported after the training
     rest, held_out = split(images, validation, config.seed)
     score = scorer(held_out, float_model, config.threads)
     return train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation)
+
+
+def logits_model(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto:
+    """The teacher cut where the student ends, or, when that is an output of the whole teacher, where its Softmax is fed."""
+    end, marked = student.graph.output[0].name, any(entry.key == MARK for entry in student.metadata_props)
+    if marked or end not in {output.name for output in teacher.graph.output}:
+        return cut(teacher, end)
+    try:
+        return cut(teacher, find_logits(teacher).value)
+    except InputError:  # no Softmax behind the teacher's logits: they are its output
+        return cut(teacher, end)
 
 
 def measure(

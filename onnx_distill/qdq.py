@@ -18,7 +18,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.model import array, attribute, initializers, producers
 from onnx_distill.numerics import IntegerRange
 
-CONTAINERS = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT8: "int8"}
+CONTAINERS: dict[int, str] = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT8: "int8"}
 
 
 @dataclass(frozen=True)

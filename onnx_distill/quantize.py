@@ -77,7 +77,7 @@ def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
         converted = version_converter.convert_version(model, TARGET_OPSET)
         converted.metadata_props.extend(model.metadata_props if not converted.metadata_props else ())
         return converted
-    except (RuntimeError, version_converter.ConvertError) as error:
+    except (RuntimeError, IndexError, version_converter.ConvertError) as error:  # IndexError: onnx 1.19 for an unknown operator
         raise InputError(
             f"the model has opset {opset(model)}, quantizers need {OLDEST_OPSET}, and onnx cannot convert it: {str(error).strip().splitlines()[0]}. "
             "Export it again with a newer opset."

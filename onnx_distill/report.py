@@ -29,8 +29,8 @@ def _kilobytes(size: int | None) -> str:
 
 
 def _latency(row: Row, first: Row, size: int) -> str:
-    seconds = (row.measured.latency_seconds or {}).get(size)
-    if seconds is None:
+    seconds, base = ((r.measured.latency_seconds or {}).get(size) for r in (row, first))
+    if seconds is None or base is None:
         return "-"
-    ratio = first.measured.latency_seconds[size] / seconds
+    ratio = base / seconds
     return f"{1000 * seconds:.3f} ({ratio:.2f}x)"

@@ -25,9 +25,8 @@ class Step:
 
     def run(self, images: np.ndarray, teacher_logits: np.ndarray | None, labels: np.ndarray | None) -> tuple[float, np.ndarray]:
         """(loss, student logits [n, classes]) for float32 images [n, c, h, w], float32 [n, classes] and int64 labels [n]."""
-        given = [images]
-        given += [teacher_logits] if self._config.alpha > 0 else []
-        given += [labels] if self._config.alpha < 1 else []
+        wanted = [(images, True), (teacher_logits, self._config.alpha > 0), (labels, self._config.alpha < 1)]
+        given = [array for array, is_input in wanted if is_input]
         self._module.lazy_reset_grad()
         loss, logits = self._module(*given)
         if not self.gradients:

@@ -53,6 +53,10 @@ class Trained:
     step_seconds: float
     interrupted: bool
 
+    @property
+    def images_per_second(self) -> float:
+        return self.images / max(self.step_seconds, 1e-9)
+
 
 def train(
     student: onnx.ModelProto,
@@ -71,21 +75,22 @@ def train(
     Raises InputError where teacher, student and images do not fit together, or when the loss is no longer finite.
     """
     check_fit(student, teacher, images, distill)
+    batch_size = min(config.batch_size, len(images))
     teacher_session = runtime.open_session(teacher, config.threads or None)
     with tempfile.TemporaryDirectory(prefix="onnx-distill-") as folder:
-        made = artifacts.build(student, distill, config.learn_steps, Path(folder), min(config.batch_size, len(images)))
+        made = artifacts.build(student, distill, config.learn_steps, Path(folder), batch_size)
         step = Step(made, config.threads)
     optimizer = Optimizer(step.parameters, made.parameters.weights, made.parameters.biases, made.parameters.steps, config)
     rng = np.random.default_rng(config.seed)
     augment = Augment(config.flip, config.shift)
-    steps_per_epoch = max(1, len(images) // config.batch_size)
+    steps_per_epoch = len(images) // batch_size
     steps = max(1, round(config.epochs * steps_per_epoch))
 
     best = Checkpoint(student, evaluate(student), 0.0)
     on_evaluation(best)
     scores, seconds, done, interrupted, recent = [(0.0, best.score)], 0.0, 0, False, None
     try:
-        for number, index in enumerate(_orders(len(images), config.batch_size, steps, rng), start=1):
+        for number, index in enumerate(_orders(len(images), batch_size, steps, rng), start=1):
             started = time.perf_counter()
             batch = augment(images.read(index), rng, images.fill)
             labels = images.labels[index] if images.labels is not None else None
@@ -97,7 +102,7 @@ def train(
             seconds += time.perf_counter() - started
             done = number
             recent = loss if recent is None else 0.95 * recent + 0.05 * loss
-            on_step(Progress(number, steps, number * config.batch_size, recent, share * config.learning_rate))
+            on_step(Progress(number, steps, number * batch_size, recent, share * config.learning_rate))
             if number % steps_per_epoch == 0 or number == steps:
                 now = with_parameters(student, step.parameters)
                 checkpoint = Checkpoint(now, evaluate(now), number / steps_per_epoch)
@@ -106,19 +111,18 @@ def train(
                 best = max(best, checkpoint, key=lambda c: c.score)
     except KeyboardInterrupt:
         interrupted = True
-    return Trained(best, tuple(scores), done * config.batch_size, seconds, interrupted)
+    return Trained(best, tuple(scores), done * batch_size, seconds, interrupted)
 
 
 def _orders(count: int, batch_size: int, steps: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Indices of one batch after the other: every epoch a new order, the rest that fills no batch left out."""
-    size = min(batch_size, count)
     while True:
         order = rng.permutation(count)
-        for start in range(0, count - size + 1, size):
+        for start in range(0, count - batch_size + 1, batch_size):
             if steps == 0:
                 return
             steps -= 1
-            yield order[start : start + size]
+            yield order[start : start + batch_size]
 
 
 def rate_share(step: int, steps: int, config: TrainConfig) -> float:

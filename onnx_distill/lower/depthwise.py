@@ -117,7 +117,8 @@ class _Writer:
     """Writes the nodes; constants are shared by value."""
 
     def __init__(self, block: int):
-        self.block, self.constants = block, {}
+        self.block = block
+        self.constants: dict[str, onnx.TensorProto] = {}
 
     def forward(self, node: onnx.NodeProto, g: Geometry) -> list[onnx.NodeProto]:
         graph = _Nodes(self, node.output[0])
@@ -150,7 +151,8 @@ class _Nodes:
     """The nodes of one convolution: graph("Mul", a, b) appends a node and returns its output."""
 
     def __init__(self, writer: _Writer, base: str):
-        self.writer, self.base, self.nodes = writer, base, []
+        self.writer, self.base = writer, base
+        self.nodes: list[onnx.NodeProto] = []
 
     def __call__(self, operator: str, *inputs: str, to: str = "", domain: str = "", **attributes) -> str:
         name = f"{self.base}/blocked/{len(self.nodes)}"

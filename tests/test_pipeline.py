@@ -1,0 +1,254 @@
+"""The whole way, on a tiny network: what each step of it promises, and what is refused before any work is done."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnx_distill import model as models
+from onnx_distill import pipeline, runtime
+from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
+from onnx_distill.data import ArrayImages, Preprocess
+from onnx_distill.errors import InputError
+from onnx_distill.evaluate import predict
+
+RECIPE = TrainConfig(epochs=2, batch_size=8, threads=1)
+LOSS = DistillConfig(temperature=4)
+W3A3 = QuantizeConfig(weight_bits=3, activation_bits=3)
+
+
+@pytest.fixture
+def tiny_teacher(tiny_float):
+    """tiny_float with a Softmax behind its logits."""
+    made = onnx.ModelProto()
+    made.CopyFrom(tiny_float)
+    made.graph.node.append(helper.make_node("Softmax", ["logits"], ["probabilities"], "softmax"))
+    del made.graph.output[:]
+    made.graph.output.append(helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["n", 3]))
+    return made
+
+
+@pytest.fixture
+def images(tiny_float):
+    """96 random images, labelled by tiny_float itself."""
+    pixels = np.random.default_rng(1).normal(0, 1, (96, 1, 4, 4)).astype(np.float32)
+    scores = predict(runtime.open_session(tiny_float, 1), ArrayImages(pixels, preprocess=Preprocess(layout="NCHW")))
+    return ArrayImages(pixels, scores.argmax(axis=1), Preprocess(layout="NCHW"))
+
+
+@pytest.fixture
+def student(tiny_float, images):
+    return pipeline.quantize_with_images(tiny_float, images, W3A3, threads=1)
+
+
+def bytes_of(model: onnx.ModelProto) -> bytes:
+    return model.SerializeToString(deterministic=True)
+
+
+# --- quantize_with_images
+
+
+@pytest.mark.parametrize("bits, method", [(8, "minmax"), (7, "minmax"), (6, "mse"), (4, "mse")])
+def test_the_automatic_calibration_is_minmax_at_7_bits_and_more_and_mse_below(bits, method, tiny_float, images):
+    auto, named = (QuantizeConfig(bits, bits, 0, calibration_method=name) for name in ("auto", method))
+    made = [pipeline.quantize_with_images(tiny_float, images, config, threads=1) for config in (auto, named)]
+    assert bytes_of(made[0]) == bytes_of(made[1])
+
+
+def test_calibration_sees_as_many_images_as_asked_for_drawn_by_the_seed(tiny_float, images):
+    config, drawn = QuantizeConfig(), np.random.default_rng(7).permutation(96)[:10]
+    few = pipeline.quantize_with_images(tiny_float, images, config, samples=10, seed=7, threads=1)
+    same = pipeline.quantize_with_images(tiny_float, images.subset(drawn), config, threads=1)
+    assert bytes_of(few) == bytes_of(same)
+    assert bytes_of(few) != bytes_of(
+        pipeline.quantize_with_images(tiny_float, images, config, samples=10, seed=8, threads=1)
+    )
+
+
+def test_quantize_with_images_does_not_change_its_model(tiny_float, images):
+    before = bytes_of(tiny_float)
+    pipeline.quantize_with_images(tiny_float, images, W3A3, threads=1)
+    assert bytes_of(tiny_float) == before
+
+
+# --- deployable and scorer
+
+
+def test_deployable_gives_the_softmax_of_the_simulated_logits(student, tiny_teacher, images):
+    simulated = predict(runtime.open_session(student, 1, optimized=False), images)
+    deployed = predict(runtime.open_session(pipeline.deployable(student, tiny_teacher), 1), images)
+    expected = np.exp(simulated) / np.exp(simulated).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(deployed, expected, atol=1e-6)  # float32 rounding of numbers below 1
+
+
+def test_deployable_refuses_a_float_student(tiny_float, tiny_teacher):
+    with pytest.raises(InputError, match="the student has no quantizers; wanted a QDQ model"):
+        pipeline.deployable(tiny_float, tiny_teacher)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_student_is_scored_in_its_exported_form_by_labels_or_else_by_its_teacher(
+    labelled, student, tiny_float, tiny_teacher, images
+):
+    held_out = images if labelled else ArrayImages(images.pixels, preprocess=Preprocess(layout="NCHW"))
+    answers = predict(runtime.open_session(pipeline.deployable(student, tiny_teacher), 1), images).argmax(axis=1)
+    assert pipeline.scorer(held_out, tiny_float, threads=1)(student) == pytest.approx(np.mean(answers == images.labels))
+
+
+# --- distill
+
+
+def test_distill_keeps_a_student_that_is_no_worse_than_the_one_given(student, tiny_teacher, images):
+    trained = pipeline.distill(student, tiny_teacher, images, 32, LOSS, RECIPE)
+    assert trained.best.score == max(score for _, score in trained.scores)
+    assert [epoch for epoch, _ in trained.scores] == [0, 1, 2]
+
+
+def test_distill_never_trains_on_what_it_holds_out(student, tiny_teacher, images):
+    """Held-out images are spoilt with NaN: a step that met one would have no finite loss."""
+    order = np.random.default_rng(RECIPE.seed).permutation(96)
+    pixels = images.pixels.copy()
+    pixels[order[:32]] = np.nan
+    spoilt = ArrayImages(pixels, images.labels, Preprocess(layout="NCHW"))
+    steps = []
+    pipeline.distill(student, tiny_teacher, spoilt, 32, LOSS, RECIPE, pipeline.Watch(step=steps.append))
+    assert len(steps) == 16 and np.isfinite([step.loss for step in steps]).all()
+
+
+def test_distill_without_labels_learns_from_the_teacher(student, tiny_teacher, images):
+    unlabelled = ArrayImages(images.pixels, preprocess=Preprocess(layout="NCHW"))
+    trained = pipeline.distill(student, tiny_teacher, unlabelled, 32, DistillConfig(alpha=1.0), RECIPE)
+    assert 0 <= trained.best.score <= 1
+
+
+def test_distill_refuses_before_training_what_could_not_be_exported_after_it(student, tiny_teacher, images):
+    other = onnx.ModelProto()
+    other.CopyFrom(tiny_teacher)
+    other.graph.input[0].name = other.graph.node[0].input[0] = "picture"
+    with pytest.raises(InputError, match="the student reads 'image', the teacher 'picture'"):
+        pipeline.distill(student, other, images, 32, LOSS, RECIPE, pipeline.Watch(evaluation=_unexpected, step=_unexpected))
+
+
+def _unexpected(found):
+    raise AssertionError(f"training had begun: {found}")
+
+
+@pytest.mark.parametrize("name", ["tiny_float", "tiny_teacher"])
+def test_a_student_of_another_tool_is_trained_at_the_logits_of_its_teacher(name, student, request):
+    """It says nothing about where it was cut: its output is one of the teacher's, behind a Softmax or not."""
+    teacher, foreign = request.getfixturevalue(name), onnx.ModelProto()
+    foreign.CopyFrom(student)
+    foreign.graph.output[0].name = teacher.graph.output[0].name
+    assert [value.name for value in pipeline.logits_model(foreign, teacher).graph.output] == ["logits"]
+
+
+# --- measure
+
+
+def test_measure_compares_every_model_with_the_first(student, tiny_teacher, images):
+    chain = {"float": tiny_teacher, "again": tiny_teacher, "student": pipeline.deployable(student, tiny_teacher)}
+    first, again, quantized = pipeline.measure(chain, images, threads=1, batch_sizes=())
+    assert [row.name for row in (first, again, quantized)] == list(chain)
+    assert (first.measured.top1, first.measured.agreement, first.measured.kl) == (1.0, 1.0, 0.0)  # it gave the labels
+    assert again.measured == first.measured
+    assert quantized.measured.top1 == quantized.measured.agreement < 1 and quantized.measured.kl > 0
+
+
+def test_measure_times_every_model_at_every_batch_size(tiny_teacher, images):
+    rows = pipeline.measure({"a": tiny_teacher, "b": tiny_teacher}, images, threads=1, batch_sizes=(1, 3))
+    assert all(list(row.measured.latency_seconds) == [1, 3] for row in rows)
+    assert all(seconds > 0 for row in rows for seconds in row.measured.latency_seconds.values())
+
+
+def test_the_size_measured_is_that_of_the_file(tiny_teacher, images, tmp_path):
+    models.save(tiny_teacher, tmp_path / "teacher.onnx")
+    row = pipeline.measure({"a": tiny_teacher}, images, threads=1, batch_sizes=())[0]
+    assert row.measured.size_bytes == (tmp_path / "teacher.onnx").stat().st_size
+
+
+def test_logits_are_found_before_the_softmax_or_where_they_are_named(tiny_float, tiny_teacher, images):
+    found = pipeline.logits_of(tiny_teacher, images, threads=1)
+    assert np.array_equal(found, predict(runtime.open_session(tiny_float, 1), images))
+    assert np.array_equal(found, pipeline.logits_of(tiny_float, images, threads=1, logits="logits"))
+    with pytest.raises(InputError, match="no Softmax or LogSoftmax at the end of the model"):
+        pipeline.logits_of(tiny_float, images, threads=1)
+
+
+# --- run
+
+
+def go(teacher, images, folder, test_images=None, validation=32, **options):
+    return pipeline.run(
+        teacher, images, test_images or images, folder, W3A3, LOSS, RECIPE, samples=64, validation=validation, **options
+    )
+
+
+def test_run_writes_each_stage_of_the_way_and_what_it_measured(tiny_teacher, images, tmp_path):
+    stages = []
+    outcome = go(tiny_teacher, images, tmp_path, watch=pipeline.Watch(stage=stages.append))
+    assert stages == ["cut", "quantize", "train", "export", "measure"]
+    names = ["logits.onnx", "result.json", "student.int8.onnx", "student.qdq.onnx", "trained.qdq.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [row["name"] for row in result["rows"]] == ["float", "PTQ", "distilled"]
+    assert [row["top1"] for row in result["rows"]] == [row.measured.top1 for row in outcome.rows]
+    assert TrainConfig(**result["config"]["train"]) == RECIPE and DistillConfig(**result["config"]["distill"]) == LOSS
+
+
+def test_each_file_of_a_run_is_made_from_the_one_before(tiny_teacher, images, tmp_path):
+    outcome = go(tiny_teacher, images, tmp_path)
+    read = {path.stem: models.load(path) for path in tmp_path.glob("*.onnx")}
+    again = pipeline.quantize_with_images(read["logits"], images, W3A3, 64, RECIPE.seed, 1)
+    assert bytes_of(again) == bytes_of(read["student.qdq"])
+    assert bytes_of(outcome.trained.best.student) == bytes_of(read["trained.qdq"])
+    assert bytes_of(pipeline.deployable(read["trained.qdq"], tiny_teacher)) == bytes_of(read["student.int8"])
+
+
+def test_two_runs_with_the_same_seed_give_the_same_bytes(tiny_teacher, images, tmp_path):
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        made.append(go(tiny_teacher, images, tmp_path / name).student.read_bytes())
+    assert made[0] == made[1]
+
+
+def test_run_takes_a_teacher_without_softmax_when_told_its_logits(tiny_float, images, tmp_path):
+    outcome = go(tiny_float, images, tmp_path, logits="logits")
+    assert list(models.load(outcome.student).graph.output) == list(tiny_float.graph.output)
+
+
+def test_run_takes_a_softmax_inside_the_network_for_what_it_is(tiny_float, images, tmp_path):
+    """Attention has one; a teacher with such a one but without a final one ends in its logits."""
+    inner = onnx.ModelProto()
+    inner.CopyFrom(tiny_float)
+    relu = next(node for node in inner.graph.node if node.op_type == "Relu")
+    relu.op_type, relu.name = "Softmax", "attention"
+    outcome = go(inner, images, tmp_path, logits="logits")
+    assert list(models.load(outcome.student).graph.output) == list(inner.graph.output)
+
+
+LARGE = ArrayImages(np.zeros((40, 1, 5, 5), np.float32), np.zeros(40), Preprocess(layout="NCHW"))
+UNLABELLED = ArrayImages(np.zeros((40, 1, 4, 4), np.float32), None, Preprocess(layout="NCHW"))
+REFUSED = {
+    "large test images": ({"test_images": LARGE}, r"shape \[\d+, 1, 5, 5\] was given; input 'image' wants"),
+    "large images": ({"images": LARGE}, r"shape \[\d+, 1, 5, 5\] was given; input 'image' wants"),
+    "no labels": ({"images": UNLABELLED}, r"alpha is 0\.9 but the images have no labels"),
+    "nothing left to train on": ({"validation": 96}, r"cannot hold out 96 of 96 images; wanted 1 to 95"),
+    "no such logits": ({"logits": "logit"}, r"no node or value named 'logit'; closest: 'logits'"),
+}
+
+
+@pytest.mark.parametrize("options, message", REFUSED.values(), ids=REFUSED)
+def test_a_run_that_is_refused_writes_nothing(options, message, tiny_teacher, images, tmp_path):
+    with pytest.raises(InputError, match=message):
+        go(tiny_teacher, **{"images": images, "test_images": images, "folder": tmp_path, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_student_is_not_quantized_twice(student, images):
+    with pytest.raises(InputError, match="already quantized"):
+        go(student, images, None)
