@@ -76,7 +76,7 @@ def train(
     """
     check_fit(student, teacher, images, distill)
     batch_size = min(config.batch_size, len(images))
-    teacher_session = runtime.open_session(teacher, config.threads or None)
+    teacher_session = runtime.open_session(teacher, config.threads or None, spinning=False)
     with tempfile.TemporaryDirectory(prefix="onnx-distill-") as folder:
         made = artifacts.build(student, distill, config.learn_steps, Path(folder), batch_size)
         step = Step(made, config.threads)
