@@ -78,4 +78,5 @@ class TrainConfig:
         _check(0 <= self.clip_norm < math.inf, f"clip_norm is {self.clip_norm}", "0 or more and finite")
         _check(self.learn_steps in ("none", "weights", "all"), f"learn_steps is {self.learn_steps!r}", "none | weights | all")
         _check(self.shift >= 0, f"shift is {self.shift}", "0 or more")
+        _check(self.seed >= 0, f"seed is {self.seed}", "0 or more")
         _check(self.threads >= 0, f"threads is {self.threads}", "0 or more")

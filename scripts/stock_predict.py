@@ -1,4 +1,4 @@
-"""Outputs of an ONNX model for stored images; prints onnxruntime's version. Needs numpy and onnxruntime only: any venv can run it.
+"""Outputs of an ONNX model for stored images; prints onnxruntime's version. Any venv with numpy and onnxruntime can run it.
 
 Example: python scripts/stock_predict.py model.onnx images.npy outputs.npz [optimized.onnx]
 

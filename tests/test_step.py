@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_distill import artifacts
+from onnx_distill import artifacts, runtime
 from onnx_distill.config import DistillConfig, QuantizeConfig
 from onnx_distill.errors import InputError
 from onnx_distill.loss import log_softmax
@@ -241,11 +238,8 @@ def test_batch_size_may_change_between_runs(tiny_student, make_step):
 
 
 def test_logits_are_those_of_the_student_before_any_update(tiny_student, make_step):
-    import onnxruntime
-
     student, given = tiny_student(), batch()
-    session = onnxruntime.InferenceSession(student.SerializeToString(), providers=["CPUExecutionProvider"])
-    wanted = session.run(None, {"image": given[0]})[0]
+    wanted = runtime.run(runtime.open_session(student, threads=1), given[0])[0]
     assert np.abs(make_step(student).run(*given)[1] - wanted).max() <= 2.0**-20  # logits lie on a grid: equal, or a step apart
 
 
@@ -269,27 +263,12 @@ def test_building_leaves_the_student_as_it_was(tiny_student, make_step):
 
 @pytest.mark.parametrize("shape", ["n, 3, 1", "n", "n, classes"])
 def test_logits_of_another_shape_are_an_input_error(shape):
-    rank = len(shape.split(","))
     text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[{shape}] x) => (float[{shape}] y) {{ y = Identity(x) }}"""
     with pytest.raises(InputError, match=r"logits 'y' have shape \[.*\]; wanted \[batch, number of classes\]"):
         artifacts.class_count(onnx.parser.parse_model(text).graph.output[0])
-    assert rank in (1, 2, 3)
 
 
 def test_parameters_are_told_apart_by_rank(tiny_student):
     found = artifacts.trainable(tiny_student(), "weights")
     assert (found.weights, found.biases, found.steps) == (("w1", "w2", "w3"), ("b1", "b2", "b3"), ("w1/scale", "w2/scale", "w3/scale"))
     assert found.all == found.weights + found.biases + found.steps
-
-
-def test_importing_the_package_and_building_a_step_do_not_import_torch(tmp_path, tiny_student):
-    onnx.save(tiny_student(), str(tmp_path / "student.onnx"))
-    code = """
-import sys, pathlib, onnx, onnx_distill, onnx_distill.train, onnx_distill.cli
-from onnx_distill import artifacts, step, config
-folder = pathlib.Path(sys.argv[1])
-step.Step(artifacts.build(onnx.load(str(folder / "student.onnx")), config.DistillConfig(), "all", folder), threads=1)
-assert not [name for name in sys.modules if name.split(".")[0] == "torch"], "torch was imported"
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,72 @@
+"""Every choice outside its range is an InputError that says what was found and what was wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
+from onnx_distill.errors import InputError
+
+NAN, INF = math.nan, math.inf
+WRONG = [
+    *[(QuantizeConfig, name, value, f"^{name} is {value}; wanted 2 to 8") for name in ("weight_bits", "activation_bits") for value in (1, 9, 0, -4)],
+    *[(QuantizeConfig, "edge_bits", value, f"^edge_bits is {value}; wanted 2 to 8, or 0 for none") for value in (1, 9, -1)],
+    (QuantizeConfig, "calibration_method", "max", "^calibration_method is 'max'; wanted auto | minmax | percentile | mse | entropy"),
+    *[(QuantizeConfig, "percentile", value, f"^percentile is {value}; wanted above 50 and at most 100") for value in (50, 100.1, NAN)],
+    *[(DistillConfig, "temperature", value, f"^temperature is {value}; wanted above 0") for value in (0, -1, NAN, INF)],
+    *[(DistillConfig, "alpha", value, f"^alpha is {value}; wanted 0 to 1") for value in (1.5, -0.1, NAN)],
+    (DistillConfig, "kl", "backward", r"^kl is 'backward'; wanted forward \| reverse"),
+    *[(TrainConfig, "epochs", value, f"^epochs is {value}; wanted above 0") for value in (0, -1, NAN, INF)],
+    *[(TrainConfig, "batch_size", value, f"^batch_size is {value}; wanted 1 or more") for value in (0, -64)],
+    *[(TrainConfig, "learning_rate", value, f"^lr is {value}; wanted above 0") for value in (0, -1e-3, NAN, INF)],
+    *[(TrainConfig, "step_rate", value, f"^step_rate is {value}; wanted 0 or more") for value in (-1, NAN, INF)],
+    (TrainConfig, "schedule", "step", r"^schedule is 'step'; wanted constant \| linear \| cosine"),
+    *[(TrainConfig, "warmup", value, f"^warmup is {value}; wanted at least 0 and below 1") for value in (-0.1, 1, NAN)],
+    (TrainConfig, "optimizer", "adam", r"^optimizer is 'adam'; wanted adamw \| sgd"),
+    *[(TrainConfig, "momentum", value, f"^momentum is {value}; wanted at least 0 and below 1") for value in (-0.1, 1, NAN)],
+    *[(TrainConfig, "weight_decay", value, f"^weight_decay is {value}; wanted 0 or more") for value in (-1, NAN, INF)],
+    *[(TrainConfig, "clip_norm", value, f"^clip_norm is {value}; wanted 0 or more") for value in (-1, NAN)],
+    (TrainConfig, "learn_steps", "activations", r"^learn_steps is 'activations'; wanted none \| weights \| all"),
+    (TrainConfig, "shift", -1, "^shift is -1; wanted 0 or more"),
+    (TrainConfig, "seed", -1, "^seed is -1; wanted 0 or more"),
+    (TrainConfig, "threads", -1, "^threads is -1; wanted 0 or more"),
+]
+
+
+@pytest.mark.parametrize("kind, name, value, message", WRONG, ids=[f"{name}={value}" for _, name, value, _ in WRONG])
+def test_a_value_outside_its_range_is_an_input_error(kind, name, value, message):
+    with pytest.raises(InputError, match=message):
+        kind(**{name: value})
+
+
+ENDS = [
+    *[(QuantizeConfig, name, value) for name in ("weight_bits", "activation_bits", "edge_bits") for value in (2, 8)],
+    (QuantizeConfig, "edge_bits", 0),
+    (QuantizeConfig, "percentile", 100),
+    *[(DistillConfig, "alpha", value) for value in (0, 1)],
+    (DistillConfig, "temperature", 0.01),
+    (TrainConfig, "batch_size", 1),
+    (TrainConfig, "epochs", 0.01),
+    (TrainConfig, "step_rate", 0),
+    *[(TrainConfig, "warmup", value) for value in (0, 0.99)],
+    *[(TrainConfig, name, 0) for name in ("momentum", "weight_decay", "clip_norm", "shift", "seed", "threads")],
+]
+
+
+@pytest.mark.parametrize("kind, name, value", ENDS, ids=[f"{name}={value}" for _, name, value in ENDS])
+def test_the_ends_of_the_ranges_are_accepted(kind, name, value):
+    assert getattr(kind(**{name: value}), name) == value
+
+
+def test_the_defaults_of_the_loss_are_those_of_the_paper():
+    assert DistillConfig() == DistillConfig(temperature=20.0, alpha=0.9, kl="forward")
+
+
+@pytest.mark.parametrize("kind", [QuantizeConfig, DistillConfig, TrainConfig])
+def test_choices_are_frozen(kind):
+    name = dataclasses.fields(kind)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError, match=f"cannot assign to field '{name}'"):
+        setattr(kind(), name, 1)

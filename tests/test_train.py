@@ -1,0 +1,312 @@
+"""Training gains accuracy, is repeatable, keeps the best, stops cleanly, and refuses what does not fit together."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnx_distill import evaluate, runtime
+from onnx_distill.config import DistillConfig, TrainConfig
+from onnx_distill.data import ArrayImages, Preprocess
+from onnx_distill.errors import InputError
+from onnx_distill.model import initializers
+from onnx_distill.train import rate_share, train, with_parameters
+
+ALL_STUDENTS_ALIKE = lambda student: 0.0  # noqa: E731
+
+
+def accuracy_on(images):
+    """student -> top-1 on these images."""
+    return lambda student: evaluate.top_k(evaluate.predict(runtime.open_session(student, threads=2), images), images.labels, 1)
+
+
+@pytest.fixture
+def noise():
+    """96 random images for the tiny student, with labels 0..2."""
+    rng = np.random.default_rng(0)
+    return ArrayImages(rng.uniform(-1, 1, (96, 4, 4)).astype(np.float32), rng.integers(0, 3, 96))
+
+
+@pytest.fixture
+def tiny_train(tiny_student, tiny_float, noise):
+    """config, and what else train takes -> Trained, of the tiny student on noise; 6 steps an epoch."""
+
+    def tiny_train(config=None, images=noise, evaluate=ALL_STUDENTS_ALIKE, distill=None, **callbacks):
+        config = config or TrainConfig(batch_size=16, threads=1)
+        return train(tiny_student(), tiny_float, images, evaluate, distill or DistillConfig(), config, **callbacks)
+
+    return tiny_train
+
+
+# ---- the point of it all
+
+
+def test_a_short_real_training_gains_accuracy_over_ptq(w3a3_student, teacher, fashion_train):
+    """3 bits, 3,000 training images, two epochs; scored on 2,000 other training images."""
+    held_out = fashion_train.subset(np.arange(50_000, 52_000))
+    config = TrainConfig(epochs=2, batch_size=64, threads=2)
+    found = train(w3a3_student, teacher, fashion_train.subset(np.arange(3_000)), accuracy_on(held_out), DistillConfig(), config)
+    ptq, trained = found.scores[0][1], found.best.score
+    print(found.scores, found.step_seconds)
+    assert accuracy_on(held_out)(found.best.student) == trained
+    assert trained > ptq + 0.03
+    assert found.images == 2 * 46 * 64 and not found.interrupted and found.step_seconds > 0
+
+
+# ---- repeatable
+
+
+def bytes_of(found) -> bytes:
+    return found.best.student.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_same_seed_and_threads_give_identical_bytes(optimizer, tiny_train):
+    config = TrainConfig(epochs=2, batch_size=16, optimizer=optimizer, flip=True, shift=1, threads=2, seed=5)
+    first, second = (tiny_train(config, evaluate=itertools.count().__next__) for _ in range(2))
+    assert first.best.epoch == 2 and bytes_of(first) == bytes_of(second)
+
+
+def test_the_real_student_trains_to_identical_bytes(w3a3_student, teacher, fashion_train):
+    config, images = TrainConfig(batch_size=32, threads=2, flip=True, shift=2), fashion_train.subset(np.arange(320))
+    first, second = (train(w3a3_student, teacher, images, itertools.count().__next__, DistillConfig(), config) for _ in range(2))
+    assert bytes_of(first) == bytes_of(second)
+
+
+def test_another_seed_gives_another_student(tiny_train):
+    found = [tiny_train(TrainConfig(batch_size=16, threads=1, seed=seed), evaluate=itertools.count().__next__) for seed in (0, 1)]
+    assert bytes_of(found[0]) != bytes_of(found[1])
+
+
+def test_arguments_are_not_changed(tiny_student, tiny_float, noise):
+    student = tiny_student()
+    before = [model.SerializeToString(deterministic=True) for model in (student, tiny_float)]
+    pixels = noise.pixels.copy()
+    train(student, tiny_float, noise, ALL_STUDENTS_ALIKE, DistillConfig(), TrainConfig(batch_size=16, flip=True, shift=1))
+    assert [model.SerializeToString(deterministic=True) for model in (student, tiny_float)] == before
+    assert np.array_equal(noise.pixels, pixels)
+
+
+# ---- what it hands back
+
+
+def test_the_best_is_the_one_with_the_highest_score(tiny_train):
+    scores, seen = [0.3, 0.7, 0.9, 0.8], []
+    found = tiny_train(TrainConfig(epochs=3, batch_size=16), evaluate=lambda student: scores[len(seen)], on_evaluation=seen.append)
+    assert [checkpoint.score for checkpoint in seen] == scores
+    assert found.best is seen[2] and found.best.epoch == 2
+    assert found.scores == ((0, 0.3), (1, 0.7), (2, 0.9), (3, 0.8))
+
+
+def test_of_equal_scores_the_first_wins_and_the_student_itself_may_stay_best(tiny_train, tiny_student):
+    found = tiny_train(TrainConfig(epochs=2, batch_size=16))
+    assert found.best.epoch == 0 and found.best.student == tiny_student()
+
+
+def test_every_evaluated_student_is_a_model_of_its_own(tiny_train):
+    seen = []
+    tiny_train(TrainConfig(epochs=3, batch_size=16), on_evaluation=lambda checkpoint: seen.append(checkpoint.student))
+    assert len({student.SerializeToString(deterministic=True) for student in seen}) == 4
+
+
+def test_the_trained_student_differs_from_the_student_in_initializers_alone(tiny_train, tiny_student):
+    found = tiny_train(evaluate=itertools.count().__next__).best.student
+    before = tiny_student()
+    kept = initializers(before)
+    for tensor in found.graph.initializer:
+        assert (tensor.dims, tensor.data_type) == (kept[tensor.name].dims, kept[tensor.name].data_type), tensor.name
+    moved = {t.name for t in found.graph.initializer if not np.array_equal(numpy_helper.to_array(t), numpy_helper.to_array(kept[t.name]))}
+    assert moved == {"w1", "w2", "w3", "b1", "b2", "b3"} | {f"{n}/scale" for n in ("w1", "w2", "w3", "a1", "c2", "d", "logits")}
+    for model in (found, before):
+        del model.graph.initializer[:]
+    assert found == before
+
+
+def test_the_trained_student_computes_what_the_step_computed(tiny_student, make_step, noise):
+    """With parameters anywhere: simulation in training equals the model that is handed over."""
+    student = tiny_student()
+    step, rng = make_step(student), np.random.default_rng(0)
+    images = noise.read(np.arange(32))
+    given = images, np.zeros((32, 3), np.float32), np.zeros(32, np.int64)
+    step.run(*given)
+    for values in step.parameters.values():
+        values *= rng.uniform(0.8, 1.2, values.shape).astype(np.float32)
+    _, logits = step.run(*given)
+    wanted = runtime.run(runtime.open_session(with_parameters(student, step.parameters), threads=1, optimized=False), images)[0]
+    assert np.array_equal(logits, wanted)
+
+
+def test_part_epochs_train_that_many_steps_and_evaluate_at_the_end(tiny_train):
+    steps, evaluated = [], []
+    tiny_train(TrainConfig(epochs=1.5, batch_size=16), on_step=steps.append, on_evaluation=lambda c: evaluated.append(c.epoch))
+    assert [p.step for p in steps] == list(range(1, 10)) and {p.steps for p in steps} == {9}
+    assert evaluated == [0, 1, 1.5]
+    assert [p.images for p in steps] == [16 * n for n in range(1, 10)]
+
+
+def test_less_images_than_a_batch_train_in_one_batch_of_them_all(tiny_train, noise):
+    found = tiny_train(TrainConfig(epochs=2, batch_size=64), images=noise.subset(np.arange(10)))
+    assert found.images == 20 and [epoch for epoch, _ in found.scores] == [0, 1, 2]
+
+
+def test_every_image_is_seen_once_an_epoch(tiny_float, tiny_student, noise):
+    class Watched(ArrayImages):
+        seen: list = []
+
+        def read(self, indices):
+            self.seen.append(indices)
+            return super().read(indices)
+
+    images = Watched(noise.pixels, noise.labels)
+    train(tiny_student(), tiny_float, images, ALL_STUDENTS_ALIKE, DistillConfig(), TrainConfig(epochs=2, batch_size=16))
+    epochs = np.concatenate(images.seen).reshape(2, 96)
+    assert all(np.array_equal(np.sort(epoch), np.arange(96)) for epoch in epochs)
+    assert not np.array_equal(*epochs)
+
+
+def test_learn_steps_none_leaves_every_step_as_it_was(tiny_train, tiny_student):
+    found = tiny_train(TrainConfig(batch_size=16, learn_steps="none"), evaluate=itertools.count().__next__).best.student
+    for name, tensor in initializers(tiny_student()).items():
+        if name.endswith("/scale"):
+            assert np.array_equal(numpy_helper.to_array(initializers(found)[name]), numpy_helper.to_array(tensor)), name
+
+
+def test_alpha_1_learns_without_labels(tiny_train, noise):
+    unlabelled = ArrayImages(noise.pixels)
+    found = tiny_train(images=unlabelled, distill=DistillConfig(alpha=1), evaluate=itertools.count().__next__)
+    assert found.best.epoch == 1
+
+
+def test_the_loss_goes_down(tiny_train):
+    losses = []
+    tiny_train(TrainConfig(epochs=30, batch_size=96, learning_rate=1e-2, threads=1), distill=DistillConfig(4, 1), on_step=lambda p: losses.append(p.loss))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+# ---- stopping
+
+
+@pytest.mark.parametrize("stop", [1, 8, 12])
+def test_ctrl_c_returns_the_best_so_far(stop, tiny_train):
+    def on_step(progress):
+        if progress.step == stop:
+            raise KeyboardInterrupt
+
+    found = tiny_train(TrainConfig(epochs=3, batch_size=16), evaluate=itertools.count().__next__, on_step=on_step)
+    assert found.interrupted and found.images == stop * 16
+    assert found.best.epoch == (stop - 1) // 6
+    onnx.checker.check_model(found.best.student)
+
+
+def test_ctrl_c_while_evaluating_keeps_what_was_scored_before(tiny_train):
+    def evaluate(student, calls=itertools.count()):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return 0.5
+
+    found = tiny_train(TrainConfig(epochs=3, batch_size=16), evaluate=evaluate)
+    assert found.interrupted and [epoch for epoch, _ in found.scores] == [0, 1]
+
+
+# ---- what cannot be trained
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_loss_that_is_not_finite_is_an_input_error_that_names_the_step(optimizer, tiny_train):
+    config = TrainConfig(epochs=5, batch_size=16, learning_rate=1e30, optimizer=optimizer)
+    with pytest.raises(InputError, match=r"at step \d+ with learning rate .*; wanted .*finite.* Lower --lr"):
+        tiny_train(config)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("steps", range(1, 6))
+def test_no_student_with_parameters_that_are_not_finite_is_kept(steps, optimizer, tiny_train):
+    """Quantizers clip what overflows, so the loss stays finite for some steps after the weights are not."""
+    config = TrainConfig(epochs=steps / 6, batch_size=16, learning_rate=1e30, schedule="constant", warmup=0, optimizer=optimizer)
+    try:
+        kept = tiny_train(config, evaluate=itertools.count().__next__).best.student
+    except InputError as error:
+        assert "finite" in str(error)
+    else:
+        assert all(np.isfinite(numpy_helper.to_array(t)).all() for t in kept.graph.initializer)
+
+
+def test_labels_out_of_range_are_an_input_error(tiny_train, noise):
+    for labels, found in ((noise.labels + 1, "1 to 3"), (noise.labels - 1, "-1 to 1")):
+        images = ArrayImages(noise.pixels, noise.labels)
+        images.labels = labels
+        with pytest.raises(InputError, match=f"labels run from {found}; wanted 0..2. Is --label-offset right?"):
+            tiny_train(images=images)
+
+
+def test_the_label_offset_is_what_brings_labels_into_range(tiny_train, noise):
+    images = ArrayImages(noise.pixels, noise.labels + 1, Preprocess(label_offset=-1))
+    assert tiny_train(images=images).images == 96
+
+
+def test_another_number_of_classes_is_an_input_error(tiny_float, tiny_student, noise):
+    other = onnx.ModelProto()
+    other.CopyFrom(tiny_float)
+    other.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4
+    with pytest.raises(InputError, match="the teacher has 4 classes, the student 3; wanted the same"):
+        train(tiny_student(), other, noise, ALL_STUDENTS_ALIKE, DistillConfig(), TrainConfig())
+
+
+@pytest.mark.parametrize("alpha", [0, 0.9])
+def test_no_labels_where_alpha_is_below_1_is_an_input_error(alpha, tiny_train, noise):
+    with pytest.raises(InputError, match=f"alpha is {alpha} but the images have no labels; give --labels, or --alpha 1"):
+        tiny_train(images=ArrayImages(noise.pixels), distill=DistillConfig(alpha=alpha))
+
+
+@pytest.mark.parametrize("alpha", [0, 0.9])
+def test_images_of_another_size_are_an_input_error(alpha, tiny_train, noise):
+    images = ArrayImages(np.zeros((32, 5, 5), np.float32), np.zeros(32, np.int64))
+    with pytest.raises(InputError, match=r"a batch of shape \[16, 1, 5, 5\] was given; input 'image' wants"):
+        tiny_train(images=images, distill=DistillConfig(alpha=alpha))
+
+
+# ---- schedules
+
+
+def shares(schedule: str, warmup: float = 0.0, steps: int = 100) -> list[float]:
+    config = TrainConfig(schedule=schedule, warmup=warmup)
+    return [rate_share(step, steps, config) for step in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_warm_up_rises_in_equal_parts_to_the_peak(schedule):
+    found = shares(schedule, warmup=0.1)
+    np.testing.assert_allclose(np.diff(found[:10]), 1 / 11)
+    assert found[0] == pytest.approx(1 / 11) and max(found) <= 1 and np.argmax(found) == 10
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_schedules_fall_to_almost_zero_and_never_rise_again(schedule):
+    found = shares(schedule, warmup=0.1)[10:]
+    assert (np.diff(found) < 0).all() and 0 < found[-1] < 0.02 and found[0] > 0.97
+
+
+def test_constant_stays_at_the_peak():
+    assert set(shares("constant")) == {1.0} and set(shares("constant", 0.1)[10:]) == {1.0}
+
+
+def test_linear_falls_in_equal_parts():
+    np.testing.assert_allclose(np.diff(shares("linear")), -1 / 101)
+
+
+def test_cosine_is_half_way_down_in_the_middle_and_flat_at_both_ends():
+    found = shares("cosine")
+    assert found[50] == pytest.approx(0.5, abs=0.02)
+    assert abs(found[1] - found[0]) < 0.002 and abs(found[-1] - found[-2]) < 0.002
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_short_runs_have_a_rate_above_zero_at_every_step(schedule, steps):
+    assert all(0 < share <= 1 for warmup in (0, 0.05, 0.5, 0.99) for share in shares(schedule, warmup, steps))
