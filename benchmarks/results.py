@@ -96,7 +96,9 @@ def _run(case: Case, seed: int, args) -> dict[str, dict]:
     if args.reuse and kept.exists():
         return {row["name"]: row for row in json.loads(kept.read_text())["rows"]}
     print("onnx-distill", shlex.join(command), file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, "-m", "onnx_distill", *command, "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "onnx_distill", *command, "--json"], check=True, stdout=subprocess.PIPE, text=True
+    )
     return {row["name"]: row for row in json.loads(done.stdout)}
 
 
@@ -111,7 +113,9 @@ def _peers(args) -> dict[str, Peer]:
     """Case name -> the better of quantize_static's minmax and percentile by top-1 on the test images (a favour to the peer)."""
     teacher = models.load(args.teacher)
     preprocess, value = Preprocess.of(teacher), find_logits(teacher).value
-    train, test = (open_images(f"{args.data}/{part}-images-idx3-ubyte.gz", preprocess=preprocess) for part in ("train", "t10k"))
+    train, test = (
+        open_images(f"{args.data}/{part}-images-idx3-ubyte.gz", preprocess=preprocess) for part in ("train", "t10k")
+    )
     calibration = args.runs / "calibration.npy"
     np.save(calibration, train.read(np.random.default_rng(0).permutation(len(train))[:512]))
     command = [args.deploy_python, "benchmarks/peer_static.py", args.teacher, str(calibration), str(args.runs)]
@@ -160,18 +164,29 @@ def _accuracy(runs, peers, args) -> str:
     ]
     for case in CASES:
         found = [rows for c, _, rows in runs if c is case]
-        top1 = {name: float(np.median([100 * rows[name]["top1"] for rows in found])) for name in ("float", "PTQ", "distilled")}
+        top1 = {
+            name: float(np.median([100 * rows[name]["top1"] for rows in found])) for name in ("float", "PTQ", "distilled")
+        }
         spread = [100 * rows["distilled"]["top1"] for rows in found]
-        distilled = f"**{top1['distilled']:.2f}**" + (f" ({min(spread):.2f} to {max(spread):.2f})" if len(spread) > 1 else "")
+        distilled = f"**{top1['distilled']:.2f}**" + (
+            f" ({min(spread):.2f} to {max(spread):.2f})" if len(spread) > 1 else ""
+        )
         peer = peers.get(case.name)
         static = f"{100 * peer.top1:.2f} ({peer.method})" if peer else "-"
         gap = top1["float"] - top1["distilled"]
-        lines.append(f"| {case.name} | {top1['float']:.2f} | {static} | {top1['PTQ']:.2f} | {distilled} | {gap:.2f} | <= {case.bound} |")
+        lines.append(
+            f"| {case.name} | {top1['float']:.2f} | {static} | {top1['PTQ']:.2f} | {distilled} | {gap:.2f} | <= {case.bound} |"
+        )
     return "\n".join(lines)
 
 
 def _seeds(runs) -> str:
-    lines = ["## Every run", "", "| Case | seed | PTQ top-1 | distilled top-1 | agreement with float | KL | size, kB |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "## Every run",
+        "",
+        "| Case | seed | PTQ top-1 | distilled top-1 | agreement with float | KL | size, kB |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for case, seed, rows in runs:
         ptq, best = rows["PTQ"], rows["distilled"]
         lines.append(
@@ -186,9 +201,22 @@ def _deployment(runs, args) -> str:
     folders = [_folder(case, seed, args) for case, seed, _ in runs]
     students = [part for folder in folders for part in ("--student", str(folder))]
     data = f"{args.data}/t10k-images-idx3-ubyte.gz"
-    command = [sys.executable, "scripts/deploy_check.py", *students, "--data", data, "--python", args.deploy_python, "--json"]
+    command = [
+        sys.executable,
+        "scripts/deploy_check.py",
+        *students,
+        "--data",
+        data,
+        "--python",
+        args.deploy_python,
+        "--json",
+    ]
     printed = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
-    lines = ["## Simulation and deployment", "", "The trained QDQ student run node by node against the exported file, all test images; by"]
+    lines = [
+        "## Simulation and deployment",
+        "",
+        "The trained QDQ student run node by node against the exported file, all test images; by",
+    ]
     lines += ["`make deploy-check`, which lists each place where they part. A step is that of the quantized logits.", ""]
     lines += ["| Student | onnxruntime | top-1 agreement | wanted | images that differ | largest, steps | traced | causes |"]
     lines += ["|---|---|---|---|---|---|---|---|"]
@@ -205,18 +233,32 @@ def _deployment(runs, args) -> str:
 
 def _latency(args, peers) -> str:
     folder = _folder(CASES[0], 0, args)
-    chosen = {"float": args.teacher, "quantize_static W8A8 per-channel": peers[CASES[0].name].path, "ours W8A8": folder / "student.int8.onnx"}
+    chosen = {
+        "float": args.teacher,
+        "quantize_static W8A8 per-channel": peers[CASES[0].name].path,
+        "ours W8A8": folder / "student.int8.onnx",
+    }
     chosen["ours W4A4 (4 bits in int8)"] = _folder(CASES[3], 0, args) / "student.int8.onnx"
     loaded = {name: models.load(path) for name, path in chosen.items()}
     timings = pipeline.latency(loaded, (1, 28, 28), LATENCY_BATCHES, args.threads, rounds=400, seconds=20)
-    lines = ["## Latency", "", f"Milliseconds a batch, median (quartiles), interleaved in one run, onnxruntime {ort.__version__}.", ""]
+    lines = [
+        "## Latency",
+        "",
+        f"Milliseconds a batch, median (quartiles), interleaved in one run, onnxruntime {ort.__version__}.",
+        "",
+    ]
     lines += ["| Model | batch 1 | x float | batch 64 | x float | heavy nodes left in float |", "|---|---|---|---|---|---|"]
     for name, model in loaded.items():
         cells = []
         for size in LATENCY_BATCHES:
             timing, base = timings[name][size], timings["float"][size]
-            cells += [f"{1e3 * timing.median_seconds:.3f} ({1e3 * timing.p25:.3f} to {1e3 * timing.p75:.3f})", f"{base.median_seconds / timing.median_seconds:.2f}"]
-        lines.append(f"| {name} | {' | '.join(cells)} | {heavy_float_nodes(model, args.runs) if name != 'float' else 'all'} |")
+            cells += [
+                f"{1e3 * timing.median_seconds:.3f} ({1e3 * timing.p25:.3f} to {1e3 * timing.p75:.3f})",
+                f"{base.median_seconds / timing.median_seconds:.2f}",
+            ]
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {heavy_float_nodes(model, args.runs) if name != 'float' else 'all'} |"
+        )
     return "\n".join(lines)
 
 

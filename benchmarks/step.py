@@ -1,6 +1,6 @@
 """Training speed: images a second of a distillation step, with and without lowering, against the teacher's inference.
 
-    make bench
+make bench
 """
 
 from __future__ import annotations
@@ -46,11 +46,16 @@ def step_table(teacher: str, threads: int) -> str:
             if turn >= WARM_UP:
                 samples[name].append(time.perf_counter() - started)
     base = np.median(samples["teacher inference"])
-    lines = [f"Batch {BATCH}, W4A4, {threads} threads; a step is teacher, student forward and backward, and the optimiser.", ""]
+    lines = [
+        f"Batch {BATCH}, W4A4, {threads} threads; a step is teacher, student forward and backward, and the optimiser.",
+        "",
+    ]
     lines += ["| | ms, median (quartiles) | images/s | teacher inferences |", "|---|---|---|---|"]
     for name, seconds in samples.items():
         low, middle, high = np.percentile(seconds, (25, 50, 75))
-        lines.append(f"| {name} | {1e3 * middle:.1f} ({1e3 * low:.1f} to {1e3 * high:.1f}) | {BATCH / middle:.0f} | {middle / base:.1f} |")
+        lines.append(
+            f"| {name} | {1e3 * middle:.1f} ({1e3 * low:.1f} to {1e3 * high:.1f}) | {BATCH / middle:.0f} | {middle / base:.1f} |"
+        )
     return "\n".join(lines)
 
 
@@ -58,7 +63,9 @@ def _step(student, session, images, labels, learned: str, batch_size, threads: i
     with tempfile.TemporaryDirectory() as folder:
         made = artifacts.build(student, DistillConfig(), learned, Path(folder), batch_size)
         step = Step(made, threads)
-    optimizer = Optimizer(step.parameters, made.parameters.weights, made.parameters.biases, made.parameters.steps, TrainConfig())
+    optimizer = Optimizer(
+        step.parameters, made.parameters.weights, made.parameters.biases, made.parameters.steps, TrainConfig()
+    )
 
     def act():
         step.run(images, runtime.run(session, images)[0], labels)

@@ -7,6 +7,7 @@ Needs PyTorch (the `teacher` extra); nothing else in this repository does. The n
 Eleven outputs: a background class at 0 that no image has, then the ten classes, as in the 1,001-class original.
 The test images are looked at once, after the last epoch; nothing is chosen by them.
 """
+
 import argparse
 import gzip
 import hashlib
@@ -90,7 +91,10 @@ def augment(images, generator):
     columns = torch.where(flip[:, None, None], w - 1 - columns, columns) + dx[:, None, None]
     images = padded[torch.arange(n)[:, None, None], 0, rows, columns][:, None]
     side = torch.randint(0, 13, (n, 1, 1), generator=generator)
-    y0, x0 = torch.randint(-6, h - 6, (n, 1, 1), generator=generator), torch.randint(-6, w - 6, (n, 1, 1), generator=generator)
+    y0, x0 = (
+        torch.randint(-6, h - 6, (n, 1, 1), generator=generator),
+        torch.randint(-6, w - 6, (n, 1, 1), generator=generator),
+    )
     y, x = torch.arange(h)[None, :, None], torch.arange(w)[None, None, :]
     hole = (y >= y0) & (y < y0 + side) & (x >= x0) & (x < x0 + side)
     return images.masked_fill(hole[:, None], 0.0)
@@ -160,8 +164,15 @@ def to_onnx(model):
         inputs = [x, constant(f"{scope}/weights", weight), constant(f"{scope}/biases", bias)]
         nodes.append(
             helper.make_node(
-                "Conv", inputs, [f"{scope}/Conv2D"], f"{scope}/Conv2D", kernel_shape=[k, k],
-                strides=[stride] * 2, pads=[k // 2] * 4, group=groups, dilations=[1, 1],
+                "Conv",
+                inputs,
+                [f"{scope}/Conv2D"],
+                f"{scope}/Conv2D",
+                kernel_shape=[k, k],
+                strides=[stride] * 2,
+                pads=[k // 2] * 4,
+                group=groups,
+                dilations=[1, 1],
             )
         )
         return f"{scope}/Conv2D"
@@ -196,12 +207,18 @@ def to_onnx(model):
     nodes.append(helper.make_node("Reshape", [x, "MobilenetV2/Predictions/shape"], [logits], logits))
     nodes.append(helper.make_node("Softmax", [logits], [softmax], softmax, axis=-1))
     graph = helper.make_graph(
-        nodes, "MobilenetV2",
+        nodes,
+        "MobilenetV2",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 1, 28, 28])],
         [helper.make_tensor_value_info(softmax, TensorProto.FLOAT, ["N", CLASSES])],
         initializers,
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="onnx-distill models/train_teacher.py")
+    made = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+        producer_name="onnx-distill models/train_teacher.py",
+    )
     preprocess = {"mean": [255 * MEAN], "scale": [1 / (255 * SCALE)], "layout": "NCHW", "label_offset": 1}
     helper.set_model_props(made, {"onnx_distill.preprocess": json.dumps(preprocess)})
     onnx.checker.check_model(made, full_check=True)

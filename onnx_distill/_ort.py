@@ -118,7 +118,11 @@ def _definition(C, operator: str, inputs: list, outputs: list, attributes: dict 
 
 
 def generate_artifacts(
-    model: onnx.ModelProto, trainable: Sequence[str], loss: Callable[[onnx.GraphProto, str], str], folder: Path, extra_outputs: Sequence[str]
+    model: onnx.ModelProto,
+    trainable: Sequence[str],
+    loss: Callable[[onnx.GraphProto, str], str],
+    folder: Path,
+    extra_outputs: Sequence[str],
 ) -> None:
     """Write training_model.onnx, eval_model.onnx and checkpoint to the folder.
 
@@ -135,7 +139,11 @@ def generate_artifacts(
     given.ir_version = min(given.ir_version, NEWEST_IR)
     with _quiet(), _disk_errors():
         _training("artifacts").generate_artifacts(
-            given, requires_grad=list(trainable), loss=Loss(), artifact_directory=str(folder), additional_output_names=list(extra_outputs)
+            given,
+            requires_grad=list(trainable),
+            loss=Loss(),
+            artifact_directory=str(folder),
+            additional_output_names=list(extra_outputs),
         )
 
 

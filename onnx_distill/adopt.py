@@ -32,7 +32,9 @@ def adopt(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto
     A model of our own comes back as it is. Raises InputError for a model without quantizers or without the teacher's logits.
     """
     if not any(node.op_type == "DequantizeLinear" for node in student.graph.node):
-        raise InputError("the student has no QuantizeLinear and DequantizeLinear nodes; wanted a QDQ model. Make one with `onnx-distill quantize`.")
+        raise InputError(
+            "the student has no QuantizeLinear and DequantizeLinear nodes; wanted a QDQ model. Make one with `onnx-distill quantize`."
+        )
     made = onnx.ModelProto()
     made.CopyFrom(student)
     _cut_at(made, teacher.graph.output[0])
@@ -52,7 +54,9 @@ def _cut_at(model: onnx.ModelProto, logits: onnx.ValueInfoProto) -> None:
     if [value.name for value in model.graph.output] == [logits.name]:
         return
     if logits.name not in producers(model):
-        raise InputError(f"the student has no value named {logits.name!r}, the teacher's logits. Is it a student of this teacher?")
+        raise InputError(
+            f"the student has no value named {logits.name!r}, the teacher's logits. Is it a student of this teacher?"
+        )
     del model.graph.output[:]
     model.graph.output.append(logits)
     prune(model)
@@ -111,7 +115,12 @@ def _float_values(integers, dequantize, constants, originals) -> np.ndarray:
 
 def _scalar_scales(model: onnx.ModelProto) -> None:
     """Scales and zero points of shape [1] become scalars, as everywhere in this project."""
-    used = {name for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:3]}
+    used = {
+        name
+        for node in model.graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        for name in node.input[1:3]
+    }
     for tensor in model.graph.initializer:
         if tensor.name in used and list(tensor.dims) == [1]:
             tensor.CopyFrom(numpy_helper.from_array(array(tensor).reshape(()), tensor.name))

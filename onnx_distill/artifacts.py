@@ -41,7 +41,9 @@ class Artifacts:
     config: DistillConfig
 
 
-def build(student: onnx.ModelProto, config: DistillConfig, learn_steps: str, folder: Path, batch_size: int | None = None) -> Artifacts:
+def build(
+    student: onnx.ModelProto, config: DistillConfig, learn_steps: str, folder: Path, batch_size: int | None = None
+) -> Artifacts:
     """Write the artifacts that train a QDQ student to `folder`; with a batch size, for batches of that size alone and faster."""
     parameters = trainable(student, learn_steps)
     prepared = fake_quantized(student, parameters.steps)
@@ -59,7 +61,9 @@ def class_count(logits: onnx.ValueInfoProto) -> int:
     """Number of classes of a logits output [n, classes]. Raises InputError for any other shape."""
     shape = shape_of(logits)
     if len(shape) != 2 or not isinstance(shape[1], int):
-        raise InputError(f"logits {logits.name!r} have shape {shape}; wanted [batch, number of classes]. Cut at another value with --logits.")
+        raise InputError(
+            f"logits {logits.name!r} have shape {shape}; wanted [batch, number of classes]. Cut at another value with --logits."
+        )
     return shape[1]
 
 

@@ -56,12 +56,16 @@ def _make_room(constants: dict, sides: tuple[Quantizer, Quantizer], bias: np.nda
     if weight.stored:
         stored = constants[weight.source]
         old, new = (numerics.broadcastable(s, len(stored.dims), weight.axis) for s in (scale, safe))
-        moved = numerics.quantize(numerics.dequantize(array(stored), old, 0), new, 0, weight.integers.qmin, weight.integers.qmax)
+        moved = numerics.quantize(
+            numerics.dequantize(array(stored), old, 0), new, 0, weight.integers.qmin, weight.integers.qmax
+        )
         stored.CopyFrom(numpy_helper.from_array(moved.astype(weight.integers.dtype), stored.name))
     _replace(constants[weight.scale], safe)
 
 
-def biased_sides(node: onnx.NodeProto, by_result: dict[str, Quantizer], constants: dict) -> tuple[Quantizer, Quantizer] | None:
+def biased_sides(
+    node: onnx.NodeProto, by_result: dict[str, Quantizer], constants: dict
+) -> tuple[Quantizer, Quantizer] | None:
     """The quantizers of activation and weight for a node with a constant float bias that becomes int32; else None."""
     if PLACEMENT.get(node.op_type) != WEIGHTED or len(node.input) < 3 or node.input[2] not in constants:
         return None

@@ -63,8 +63,12 @@ def _number(flag: str, kind: type | click.ParamType, text: str, name: str | None
 
 
 model_argument = functools.partial(click.argument, type=click.Path(dir_okay=False))
-output_file = click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="File to write; it appears whole or not at all.")
-output_folder = click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder to write to; made if need be.")
+output_file = click.option(
+    "-o", "--output", required=True, type=click.Path(dir_okay=False), help="File to write; it appears whole or not at all."
+)
+output_folder = click.option(
+    "-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder to write to; made if need be."
+)
 teacher_option = click.option("--teacher", required=True, type=click.Path(dir_okay=False), help="The original float model.")
 logits_option = click.option("--logits", help="Node or value to cut at. Default: what feeds the final Softmax.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -72,23 +76,78 @@ threads_option = _number("--threads", click.IntRange(0), "Threads of the runtime
 seed_option = _number("--seed", click.IntRange(0), "Seed of everything random.")
 
 data_options = _options(
-    click.option("--data", required=True, type=click.Path(dir_okay=False), help="Images: .npy, .npz (images, labels) or IDX, gzipped or not."),
-    click.option("--labels", type=click.Path(dir_okay=False), help="Labels: .npy, .npz, IDX or one number a line. Default: beside an IDX file, in an .npz."),
-    click.option("--mean", type=float, multiple=True, help="Subtracted from each pixel; once, or once a channel. Default: from the model's metadata, else 0."),
-    click.option("--scale", type=float, multiple=True, help="Then multiplied with; once, or once a channel. Default: from the model's metadata, else 1."),
-    click.option("--layout", type=click.Choice(["auto", "NHW", "NHWC", "NCHW"]), default=None, help="How the stored arrays are laid out.  [default: auto]"),
-    click.option("--label-offset", type=int, default=None, help="Added to every label: 1 for a background class at 0. Default: from the metadata, else 0."),
+    click.option(
+        "--data",
+        required=True,
+        type=click.Path(dir_okay=False),
+        help="Images: .npy, .npz (images, labels) or IDX, gzipped or not.",
+    ),
+    click.option(
+        "--labels",
+        type=click.Path(dir_okay=False),
+        help="Labels: .npy, .npz, IDX or one number a line. Default: beside an IDX file, in an .npz.",
+    ),
+    click.option(
+        "--mean",
+        type=float,
+        multiple=True,
+        help="Subtracted from each pixel; once, or once a channel. Default: from the model's metadata, else 0.",
+    ),
+    click.option(
+        "--scale",
+        type=float,
+        multiple=True,
+        help="Then multiplied with; once, or once a channel. Default: from the model's metadata, else 1.",
+    ),
+    click.option(
+        "--layout",
+        type=click.Choice(["auto", "NHW", "NHWC", "NCHW"]),
+        default=None,
+        help="How the stored arrays are laid out.  [default: auto]",
+    ),
+    click.option(
+        "--label-offset",
+        type=int,
+        default=None,
+        help="Added to every label: 1 for a background class at 0. Default: from the metadata, else 0.",
+    ),
 )
 quantize_options = _options(
     _number("--weight-bits", int, "Bits of a weight, 2 to 8."),
     _number("--activation-bits", int, "Bits of an activation, 2 to 8."),
     _number("--edge-bits", int, "Bits in the first and last layer; 0: as the others."),
-    click.option("--per-channel/--per-tensor", default=True, show_default=True, help="One weight scale per output channel, or one per tensor."),
-    click.option("--symmetric/--asymmetric", default=False, show_default=True, help="Activations with zero point 0 in int8, or in uint8 with a free one."),
-    _choice("--calibration-method", "auto|minmax|percentile|mse|entropy", "How activation ranges are chosen; auto: minmax from 7 bits on, mse below."),
-    click.option("--percentile", type=float, help="% of the values inside the range, for percentile.  [default: 99.99; 99.7 below 7 bits]"),
-    click.option("--samples", type=click.IntRange(1), default=512, show_default=True, help="Images to calibrate with, drawn at random."),
-    click.option("--exclude", multiple=True, help="Nodes left in float: a name, or a pattern such as 'block_3/*'. May be repeated."),
+    click.option(
+        "--per-channel/--per-tensor",
+        default=True,
+        show_default=True,
+        help="One weight scale per output channel, or one per tensor.",
+    ),
+    click.option(
+        "--symmetric/--asymmetric",
+        default=False,
+        show_default=True,
+        help="Activations with zero point 0 in int8, or in uint8 with a free one.",
+    ),
+    _choice(
+        "--calibration-method",
+        "auto|minmax|percentile|mse|entropy",
+        "How activation ranges are chosen; auto: minmax from 7 bits on, mse below.",
+    ),
+    click.option(
+        "--percentile",
+        type=float,
+        help="% of the values inside the range, for percentile.  [default: 99.99; 99.7 below 7 bits]",
+    ),
+    click.option(
+        "--samples",
+        type=click.IntRange(1),
+        default=512,
+        show_default=True,
+        help="Images to calibrate with, drawn at random.",
+    ),
+    click.option(
+        "--exclude", multiple=True, help="Nodes left in float: a name, or a pattern such as 'block_3/*'. May be repeated."
+    ),
 )
 distill_options = _options(
     _number("--temperature", float, "Softens both distributions."),
@@ -109,7 +168,13 @@ train_options = _options(
     _number("--clip-norm", float, "Largest norm of the gradient; 0: any."),
     click.option("--flip", is_flag=True, help="Flip training images at random, left to right."),
     _number("--shift", int, "Shift training images at random by up to so many pixels."),
-    click.option("--validation", type=int, default=5000, show_default=True, help="Images held out of --data to choose the best student."),
+    click.option(
+        "--validation",
+        type=int,
+        default=5000,
+        show_default=True,
+        help="Images held out of --data to choose the best student.",
+    ),
     seed_option,
 )
 
@@ -245,7 +310,12 @@ def evaluate(model, teacher, logits, batch_sizes, threads, as_json, **options):
 @main.command()
 @model_argument("teacher")
 @data_options
-@click.option("--test-data", required=True, type=click.Path(dir_okay=False), help="Images for the final table; nothing is chosen by them.")
+@click.option(
+    "--test-data",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="Images for the final table; nothing is chosen by them.",
+)
 @click.option("--test-labels", type=click.Path(dir_okay=False), help="Their labels; default as for --labels.")
 @logits_option
 @quantize_options
@@ -271,7 +341,9 @@ def run(teacher, output, test_data, test_labels, logits, samples, validation, as
         )
     _print_rows(outcome.rows, as_json)
     trained = outcome.trained
-    click.echo(f"{outcome.student}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s", err=True)
+    click.echo(
+        f"{outcome.student}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s", err=True
+    )
 
 
 def _config(kind, options: dict):
@@ -329,7 +401,9 @@ class _Bar:
     def _step(self, progress) -> None:
         if self.bar is None:
             batch = progress.images // progress.step
-            self.bar = tqdm(total=progress.steps * batch, unit="img", file=sys.stderr, dynamic_ncols=True, mininterval=1.0, initial=0)
+            self.bar = tqdm(
+                total=progress.steps * batch, unit="img", file=sys.stderr, dynamic_ncols=True, mininterval=1.0, initial=0
+            )
         self.bar.set_postfix_str(f"loss {progress.loss:.4f} lr {progress.learning_rate:.1e}", refresh=False)
         self.bar.update(progress.images - self.bar.n)
         if progress.step == progress.steps:

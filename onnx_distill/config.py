@@ -22,7 +22,9 @@ class QuantizeConfig:
     per_channel: bool = True  # one weight scale per output channel; False loses tens of points on depthwise nets
     symmetric: bool = False  # activations with zero point 0 in int8; asymmetric uint8 is what ORT wants on x86
     calibration_method: str = "auto"  # auto: minmax at 8 bits, mse below
-    percentile: Optional[float] = None  # % of values inside the range, for the method percentile; None: 99.99, or 99.7 below 7 bits
+    percentile: Optional[float] = (
+        None  # % of values inside the range, for the method percentile; None: 99.99, or 99.7 below 7 bits
+    )
     exclude: tuple[str, ...] = ()  # node name patterns left in float
 
     def __post_init__(self):
@@ -32,7 +34,11 @@ class QuantizeConfig:
         _check(self.edge_bits == 0 or 2 <= self.edge_bits <= 8, f"edge_bits is {self.edge_bits}", "2 to 8, or 0 for none")
         methods = ("auto", "minmax", "percentile", "mse", "entropy")
         _check(self.calibration_method in methods, f"calibration_method is {self.calibration_method!r}", " | ".join(methods))
-        _check(self.percentile is None or 50 < self.percentile <= 100, f"percentile is {self.percentile}", "above 50 and at most 100")
+        _check(
+            self.percentile is None or 50 < self.percentile <= 100,
+            f"percentile is {self.percentile}",
+            "above 50 and at most 100",
+        )
 
 
 @dataclass(frozen=True)
@@ -70,13 +76,17 @@ class TrainConfig:
         _check(self.batch_size >= 1, f"batch_size is {self.batch_size}", "1 or more")
         _check(0 < self.learning_rate < math.inf, f"lr is {self.learning_rate}", "above 0 and finite")
         _check(0 <= self.step_rate < math.inf, f"step_rate is {self.step_rate}", "0 or more and finite")
-        _check(self.schedule in ("constant", "linear", "cosine"), f"schedule is {self.schedule!r}", "constant | linear | cosine")
+        _check(
+            self.schedule in ("constant", "linear", "cosine"), f"schedule is {self.schedule!r}", "constant | linear | cosine"
+        )
         _check(0 <= self.warmup < 1, f"warmup is {self.warmup}", "at least 0 and below 1")
         _check(self.optimizer in ("adamw", "sgd"), f"optimizer is {self.optimizer!r}", "adamw | sgd")
         _check(0 <= self.momentum < 1, f"momentum is {self.momentum}", "at least 0 and below 1")
         _check(0 <= self.weight_decay < math.inf, f"weight_decay is {self.weight_decay}", "0 or more and finite")
         _check(0 <= self.clip_norm < math.inf, f"clip_norm is {self.clip_norm}", "0 or more and finite")
-        _check(self.learn_steps in ("none", "weights", "all"), f"learn_steps is {self.learn_steps!r}", "none | weights | all")
+        _check(
+            self.learn_steps in ("none", "weights", "all"), f"learn_steps is {self.learn_steps!r}", "none | weights | all"
+        )
         _check(self.shift >= 0, f"shift is {self.shift}", "0 or more")
         _check(self.seed >= 0, f"seed is {self.seed}", "0 or more")
         _check(self.threads >= 0, f"threads is {self.threads}", "0 or more")

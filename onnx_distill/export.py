@@ -53,7 +53,9 @@ def _store_biases(model: onnx.ModelProto, by_result: dict[str, Quantizer]) -> No
         step = (scales[0] * scales[1]).astype(np.float32)
         taken = names(model)
         stored, scale, result = (fresh_name(f"{bias}/{part}", taken) for part in ("integers", "scale", "dequantized"))
-        model.graph.initializer.extend([numpy_helper.from_array(integers, stored), numpy_helper.from_array(np.asarray(step), scale)])
+        model.graph.initializer.extend(
+            [numpy_helper.from_array(integers, stored), numpy_helper.from_array(np.asarray(step), scale)]
+        )
         axis: dict[str, Any] = {"axis": 0} if step.ndim else {}
         first.append(helper.make_node("DequantizeLinear", [stored, scale], [result], f"{bias}/DequantizeLinear", **axis))
         node.input[2] = result

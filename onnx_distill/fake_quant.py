@@ -78,19 +78,25 @@ def _with_zero_point(model: onnx.ModelProto, q: Quantizer) -> Quantizer:
     if q.zero_point or q.scale not in initializers(model):
         return q
     name = fresh_name(f"{q.result}/zero_point", names(model))
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros(initializers(model)[q.scale].dims, q.integers.dtype), name))
+    model.graph.initializer.append(
+        numpy_helper.from_array(np.zeros(initializers(model)[q.scale].dims, q.integers.dtype), name)
+    )
     return replace(q, zero_point=name)
 
 
 def _check_trainable(q: Quantizer, constants: dict[str, onnx.TensorProto]) -> None:
     if q.stored:
-        raise InputError(f"{q.source!r} holds integers; only float weights can be trained. Give the model that `quantize` wrote.")
+        raise InputError(
+            f"{q.source!r} holds integers; only float weights can be trained. Give the model that `quantize` wrote."
+        )
     if q.scale not in constants:
         raise InputError(f"the scale {q.scale!r} of {q.source!r} is computed in the graph; wanted an initializer.")
     if q.axis is not None and q.source not in constants:
         raise InputError(f"activation {q.source!r} is quantized per channel; wanted one scale. Quantize it per tensor.")
     if np.unique(array(constants[q.zero_point])).size > 1:
-        raise InputError(f"the channels of {q.source!r} have zero points of their own; wanted one for all. Quantize weights symmetrically.")
+        raise InputError(
+            f"the channels of {q.source!r} have zero points of their own; wanted one for all. Quantize weights symmetrically."
+        )
 
 
 def _quantizer_constants(model: onnx.ModelProto, quantizers: Iterable[Quantizer]) -> tuple[onnx.TensorProto, ...]:
@@ -155,7 +161,10 @@ def _gradient(axis: int | None, rank: int) -> list[_ort.GradientNode]:
         step = "step"
         shape, others = [-1 if d == axis else 1 for d in range(rank)], [d for d in range(rank) if d != axis]
         broadcast = [("Constant", [], ["shape"], {"value": (shape, "int")}), ("Reshape", ["I(1)", "shape"], ["step"])]
-        reduce = [("Constant", [], ["axes"], {"value": (others, "int")}), ("ReduceSum", ["e", "axes"], ["ds"], {"keepdims": (0, "int")})]
+        reduce = [
+            ("Constant", [], ["axes"], {"value": (others, "int")}),
+            ("ReduceSum", ["e", "axes"], ["ds"], {"keepdims": (0, "int")}),
+        ]
     return [
         *broadcast,
         ("Mul", [step, "I(2)"], ["low"]),
@@ -183,7 +192,15 @@ def _bias_nodes(model: onnx.ModelProto, by_result: dict[str, Quantizer]) -> list
             continue
         _ort.register_gradient(DOMAIN, "FakeQuantizeBias", [("Identity", ["GO(0)"], ["GI(0)"])], stopped=(1, 2))
         bias, result = node.input[2], fresh_name(f"{node.input[2]}/dequantized", names(model))
-        nodes.append(helper.make_node("FakeQuantizeBias", [bias, sides[0].scale, sides[1].scale], [result], f"{node.name}/FakeQuantizeBias", domain=DOMAIN))
+        nodes.append(
+            helper.make_node(
+                "FakeQuantizeBias",
+                [bias, sides[0].scale, sides[1].scale],
+                [result],
+                f"{node.name}/FakeQuantizeBias",
+                domain=DOMAIN,
+            )
+        )
         node.input[2] = result
     return nodes
 

@@ -45,7 +45,13 @@ def _teacher_part(write: _Writer, logits: str, config: DistillConfig) -> str:
 
 def _label_part(write: _Writer, logits: str, classes: int, config: DistillConfig) -> str:
     log_probability = write("LogSoftmax", logits, axis=-1)
-    target = write("OneHot", LABELS, write.constant(np.array([classes], np.int64)), write.constant(np.array([0, 1], np.float32)), axis=-1)
+    target = write(
+        "OneHot",
+        LABELS,
+        write.constant(np.array([classes], np.int64)),
+        write.constant(np.array([0, 1], np.float32)),
+        axis=-1,
+    )
     return write("Mul", _mean_of_rows(write, write("Mul", target, log_probability)), write.scalar(config.alpha - 1.0))
 
 

@@ -60,7 +60,9 @@ def quantize_with_images(
         threads=threads or None,
     )
     ranges = {
-        site.value: choose_range(found[site.value], _method(config, site.integers), site.integers, config.symmetric, config.percentile)
+        site.value: choose_range(
+            found[site.value], _method(config, site.integers), site.integers, config.symmetric, config.percentile
+        )
         for site in sites.activations
     }
     return quantize(prepared, sites, ranges, config)
@@ -123,7 +125,11 @@ def logits_model(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.Mod
 
 
 def measure(
-    models: dict[str, onnx.ModelProto], images: Images, threads: int = 0, batch_sizes: tuple[int, ...] = (1, 64), logits: str | None = None
+    models: dict[str, onnx.ModelProto],
+    images: Images,
+    threads: int = 0,
+    batch_sizes: tuple[int, ...] = (1, 64),
+    logits: str | None = None,
 ) -> list[Row]:
     """Top-1, top-5, agreement with the first model, size and latency of each; all in one run, latency interleaved."""
     scores = {name: logits_of(model, images, threads, logits) for name, model in models.items()}

@@ -86,7 +86,9 @@ def plan(model: onnx.ModelProto, config: QuantizeConfig) -> Plan:
     """
     graph = _Graph(model, config)
     if not any(graph.role(node) == WEIGHTED for node in model.graph.node):
-        raise InputError(f"nothing to quantize: no {', '.join(OUTPUT_AXIS)} with constant weights among the nodes (after --exclude).")
+        raise InputError(
+            f"nothing to quantize: no {', '.join(OUTPUT_AXIS)} with constant weights among the nodes (after --exclude)."
+        )
     wanted = dict.fromkeys(graph.root(value) for node in model.graph.node for value in graph.touched(node))
     edge = graph.edge_values()
     weights = _weight_sites(graph, config)
@@ -143,7 +145,9 @@ class _Graph:
         for pattern in config.exclude:
             if not fnmatch.filter(node_names, pattern):
                 near = closest(pattern, node_names)
-                raise InputError(f"--exclude {pattern!r} matches no node{near}. List them with `onnx-distill inspect --nodes`.")
+                raise InputError(
+                    f"--exclude {pattern!r} matches no node{near}. List them with `onnx-distill inspect --nodes`."
+                )
         self.excluded = {name for pattern in config.exclude for name in fnmatch.filter(node_names, pattern)}
         self.before_first, self.first = self._until_weighted({self.image})
         _, self.last = self._until_weighted(self.outputs, backwards=True)
@@ -155,7 +159,11 @@ class _Graph:
             return None
         if node.output[0] in self.not_float:
             return None
-        if node.op_type == "Gemm" and (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), attribute(node, "transA", 0)) != (1.0, 1.0, 0):
+        if node.op_type == "Gemm" and (
+            attribute(node, "alpha", 1.0),
+            attribute(node, "beta", 1.0),
+            attribute(node, "transA", 0),
+        ) != (1.0, 1.0, 0):
             return None
         role = PLACEMENT.get(node.op_type)
         return None if role == WEIGHTED and not self._integer_sides(node) else role
@@ -169,7 +177,10 @@ class _Graph:
         if len(node.input) < 3 or not node.input[2]:
             return True
         weight = self.constants[node.input[1]].dims
-        return node.input[2] in self.constants and array(self.constants[node.input[2]]).size in (1, weight[weight_axis(node, len(weight))])
+        return node.input[2] in self.constants and array(self.constants[node.input[2]]).size in (
+            1,
+            weight[weight_axis(node, len(weight))],
+        )
 
     def bounds(self, node: onnx.NodeProto) -> tuple[float | None, float | None]:
         """Lower and upper bound of a Relu or Clip, None where it has none; (nan, nan) where one is not a constant."""
@@ -262,7 +273,9 @@ class _Graph:
 def _not_float(model: onnx.ModelProto) -> set[str]:
     """Values known to be something else than float32, such as the integers of a computed shape."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    known = {value.name: value.type.tensor_type.elem_type for value in [*inferred.input, *inferred.value_info, *inferred.output]}
+    known = {
+        value.name: value.type.tensor_type.elem_type for value in [*inferred.input, *inferred.value_info, *inferred.output]
+    }
     return {name for name, kind in known.items() if kind not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.FLOAT)}
 
 

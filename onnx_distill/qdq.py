@@ -44,11 +44,20 @@ def nodes(q: Quantizer) -> list[onnx.NodeProto]:
     """The nodes of a quantizer that starts from floats, in order."""
     axis: dict[str, Any] = {} if q.axis is None else {"axis": q.axis}
     integers = f"{q.source}/quantized"
-    chain = [helper.make_node("QuantizeLinear", [q.source, q.scale, q.zero_point], [integers], f"{q.source}/QuantizeLinear", **axis)]
+    chain = [
+        helper.make_node(
+            "QuantizeLinear", [q.source, q.scale, q.zero_point], [integers], f"{q.source}/QuantizeLinear", **axis
+        )
+    ]
     if not q.integers.fills_container:
         clip = helper.make_node("Clip", [integers, *bound_names(q.integers)], [f"{q.source}/clipped"], f"{q.source}/Clip")
         chain, integers = [*chain, clip], f"{q.source}/clipped"
-    return [*chain, helper.make_node("DequantizeLinear", [integers, q.scale, q.zero_point], [q.result], f"{q.source}/DequantizeLinear", **axis)]
+    return [
+        *chain,
+        helper.make_node(
+            "DequantizeLinear", [integers, q.scale, q.zero_point], [q.result], f"{q.source}/DequantizeLinear", **axis
+        ),
+    ]
 
 
 def bound_names(integers: IntegerRange) -> tuple[str, str]:
@@ -81,7 +90,15 @@ def _read(dequantize: onnx.NodeProto, constants: dict, made_by: dict) -> Quantiz
         if constants[stored].data_type == onnx.TensorProto.INT32:
             return None
         kind = _kind(constants[stored], stored)
-        return Quantizer(stored, dequantize.output[0], scale, zero_point, _container(kind), _from_front(axis, constants[stored]), stored=True)
+        return Quantizer(
+            stored,
+            dequantize.output[0],
+            scale,
+            zero_point,
+            _container(kind),
+            _from_front(axis, constants[stored]),
+            stored=True,
+        )
     node, limits = made_by.get(stored), None
     if node is not None and node.op_type == "Clip":
         limits = [int(array(constants[name])) for name in node.input[1:3]]
@@ -96,8 +113,14 @@ def _read(dequantize: onnx.NodeProto, constants: dict, made_by: dict) -> Quantiz
 
 def _kind(integers: onnx.TensorProto | None, value: str) -> str:
     if integers is None or integers.data_type not in CONTAINERS:
-        found = "a zero point that is no initializer" if integers is None else helper.tensor_dtype_to_np_dtype(integers.data_type).name
-        raise InputError(f"the quantizer of {value!r} has {found}; wanted constant uint8 or int8. Quantize the model to 8 bits.")
+        found = (
+            "a zero point that is no initializer"
+            if integers is None
+            else helper.tensor_dtype_to_np_dtype(integers.data_type).name
+        )
+        raise InputError(
+            f"the quantizer of {value!r} has {found}; wanted constant uint8 or int8. Quantize the model to 8 bits."
+        )
     return CONTAINERS[integers.data_type]
 
 

@@ -23,7 +23,9 @@ TARGET_OPSET = 17
 OLDEST_IR = 8  # initializers need not be graph inputs
 
 
-def quantize(model: onnx.ModelProto, plan: Plan, ranges: dict[str, tuple[float, float]], config: QuantizeConfig) -> onnx.ModelProto:
+def quantize(
+    model: onnx.ModelProto, plan: Plan, ranges: dict[str, tuple[float, float]], config: QuantizeConfig
+) -> onnx.ModelProto:
     """The float model with Q/DQ at every site of the plan; ranges give the real low and high of each activation."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -77,7 +79,11 @@ def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
         converted = version_converter.convert_version(model, TARGET_OPSET)
         converted.metadata_props.extend(model.metadata_props if not converted.metadata_props else ())
         return converted
-    except (RuntimeError, IndexError, version_converter.ConvertError) as error:  # IndexError: onnx 1.19 for an unknown operator
+    except (
+        RuntimeError,
+        IndexError,
+        version_converter.ConvertError,
+    ) as error:  # IndexError: onnx 1.19 for an unknown operator
         raise InputError(
             f"the model has opset {opset(model)}, quantizers need {OLDEST_OPSET}, and onnx cannot convert it: {str(error).strip().splitlines()[0]}. "
             "Export it again with a newer opset."
@@ -132,7 +138,9 @@ def _check_names(model: onnx.ModelProto, quantizers: list[Quantizer]) -> None:
     made = {name for q in quantizers for node in qdq.nodes(q) for name in (node.name, *node.output)}
     clashes = sorted(taken & (tensors | made))
     if clashes:
-        raise InputError(f"the model already has a value or node named {clashes[0]!r}, a name that a quantizer needs; rename it.")
+        raise InputError(
+            f"the model already has a value or node named {clashes[0]!r}, a name that a quantizer needs; rename it."
+        )
 
 
 def _add_bounds(model: onnx.ModelProto, quantizers: list[Quantizer]) -> None:

@@ -11,13 +11,22 @@ def table(rows: list[Row]) -> str:
     heads = ["", "top-1 %", "top-5 %", "agree %", "KL", "size kB", *(f"batch {size}, ms" for size in sizes)]
     lines = [heads] + [_cells(row, rows[0], sizes) for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    return "\n".join("  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))) for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths)))
+        for line in lines
+    )
 
 
 def _cells(row: Row, first: Row, sizes: list[int]) -> list[str]:
     m = row.measured
     shares = [_percent(value) for value in (m.top1, m.top5, m.agreement)]
-    return [row.name, *shares, "-" if m.kl is None else f"{m.kl:.4f}", _kilobytes(m.size_bytes), *(_latency(row, first, size) for size in sizes)]
+    return [
+        row.name,
+        *shares,
+        "-" if m.kl is None else f"{m.kl:.4f}",
+        _kilobytes(m.size_bytes),
+        *(_latency(row, first, size) for size in sizes),
+    ]
 
 
 def _percent(share: float | None) -> str:

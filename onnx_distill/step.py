@@ -23,7 +23,9 @@ class Step:
         self.parameters = {name: self._state.parameters[name].data for name in artifacts.parameters.all}
         self.gradients: dict[str, np.ndarray] = {}
 
-    def run(self, images: np.ndarray, teacher_logits: np.ndarray | None, labels: np.ndarray | None) -> tuple[float, np.ndarray]:
+    def run(
+        self, images: np.ndarray, teacher_logits: np.ndarray | None, labels: np.ndarray | None
+    ) -> tuple[float, np.ndarray]:
         """(loss, student logits [n, classes]) for float32 images [n, c, h, w], float32 [n, classes] and int64 labels [n]."""
         wanted = [(images, True), (teacher_logits, self._config.alpha > 0), (labels, self._config.alpha < 1)]
         given = [array for array, is_input in wanted if is_input]

@@ -147,14 +147,22 @@ def with_parameters(student: onnx.ModelProto, parameters: dict[str, np.ndarray])
 
 def _check_finite(loss: float, step: int, rate: float) -> None:
     if not math.isfinite(loss):
-        raise InputError(f"the loss is {loss} at step {step} with learning rate {rate:.2g}; wanted a finite one. Lower --lr or set --clip-norm.")
+        raise InputError(
+            f"the loss is {loss} at step {step} with learning rate {rate:.2g}; wanted a finite one. Lower --lr or set --clip-norm."
+        )
 
 
 def check_fit(student: onnx.ModelProto, teacher: onnx.ModelProto, images: Images, distill: DistillConfig) -> None:
     classes = [artifacts.class_count(model.graph.output[0]) for model in (teacher, student)]
     if classes[0] != classes[1]:
-        raise InputError(f"the teacher has {classes[0]} classes, the student {classes[1]}; wanted the same. Is it a student of this teacher?")
+        raise InputError(
+            f"the teacher has {classes[0]} classes, the student {classes[1]}; wanted the same. Is it a student of this teacher?"
+        )
     if distill.alpha < 1 and images.labels is None:
-        raise InputError(f"alpha is {distill.alpha} but the images have no labels; give --labels, or --alpha 1 to learn from the teacher alone.")
+        raise InputError(
+            f"alpha is {distill.alpha} but the images have no labels; give --labels, or --alpha 1 to learn from the teacher alone."
+        )
     if images.labels is not None and len(images) and not 0 <= images.labels.min() <= images.labels.max() < classes[0]:
-        raise InputError(f"labels run from {images.labels.min()} to {images.labels.max()}; wanted 0..{classes[0] - 1}. Is --label-offset right?")
+        raise InputError(
+            f"labels run from {images.labels.min()} to {images.labels.max()}; wanted 0..{classes[0] - 1}. Is --label-offset right?"
+        )

@@ -14,7 +14,6 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_distill import _ort
-from onnx_distill.errors import InputError
 
 SCALE = """<ir_version: 8, opset_import: ["": 17, "test_ort": 1]>
 g (float[n,2] x) => (float[n,1] y) <float[2,1] w = {3, 4}, float s = {2}> { h = MatMul(x, w)  y = test_ort.NAME(h, s) }

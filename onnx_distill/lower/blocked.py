@@ -18,7 +18,7 @@ DOMAIN = "com.microsoft.nchwc"
 CHANNELS = 32  # a multiple of both known blocks, 8 (AVX2, NEON) and 16 (AVX-512)
 
 
-@functools.lru_cache()
+@functools.lru_cache
 def block_size() -> int | None:
     """Channels in a block on this machine, or None where the runtime has no blocked kernels. Found by running a ReorderInput."""
     node = helper.make_node("ReorderInput", ["x"], ["y"], domain=DOMAIN)

@@ -171,7 +171,14 @@ class _Nodes:
     def conv(self, inputs: list[str], channels: int, kernel, pads: list[int], stride: int = 1, dilation: int = 1) -> str:
         kernel = [kernel, kernel] if isinstance(kernel, int) else kernel
         return self(
-            "Conv", *inputs, domain=DOMAIN, group=channels, kernel_shape=kernel, pads=pads, strides=[stride] * 2, dilations=[dilation] * 2
+            "Conv",
+            *inputs,
+            domain=DOMAIN,
+            group=channels,
+            kernel_shape=kernel,
+            pads=pads,
+            strides=[stride] * 2,
+            dilations=[dilation] * 2,
         )
 
     def filter(self, w: str, g: Geometry, turned: bool = False) -> str:
@@ -198,5 +205,7 @@ class _Nodes:
         image = self.reshape(x, [1, channels, g.h, g.w])
         kernel = self.reshape(dy, [channels, 1, g.ho, g.wo])
         products = self.conv([image, kernel], channels, [g.ho, g.wo], g.dw_pads, dilation=g.s)
-        sums = self("ReduceSum", self.reshape(products, [g.n, g.c // block, g.k**2, block]), self.writer.constant([0]), keepdims=0)
+        sums = self(
+            "ReduceSum", self.reshape(products, [g.n, g.c // block, g.k**2, block]), self.writer.constant([0]), keepdims=0
+        )
         self.reshape(self("Transpose", sums, perm=[0, 2, 1]), [g.c, 1, g.k, g.k], to)

@@ -1,6 +1,6 @@
 """FakeQuantize forward on the runtime's own vectorised kernels.
 
-    FakeQuantize -> QuantizeLinear, [Clip on integers,] DequantizeLinear       6 to 8 times faster than its formula
+FakeQuantize -> QuantizeLinear, [Clip on integers,] DequantizeLinear       6 to 8 times faster than its formula
 """
 
 from __future__ import annotations
