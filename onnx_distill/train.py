@@ -86,6 +86,7 @@ def train(
     steps_per_epoch = len(images) // batch_size
     steps = max(1, round(config.epochs * steps_per_epoch))
 
+    runtime.run(teacher_session, images.read(np.arange(batch_size)))  # images of another size are refused here
     best = Checkpoint(student, evaluate(student), 0.0)
     on_evaluation(best)
     scores, seconds, done, interrupted, recent = [(0.0, best.score)], 0.0, 0, False, None
@@ -104,6 +105,7 @@ def train(
             recent = loss if recent is None else 0.95 * recent + 0.05 * loss
             on_step(Progress(number, steps, number * batch_size, recent, share * config.learning_rate))
             if number % steps_per_epoch == 0 or number == steps:
+                _check_parameters(step.parameters, number, share * config.learning_rate)
                 now = with_parameters(student, step.parameters)
                 checkpoint = Checkpoint(now, evaluate(now), number / steps_per_epoch)
                 on_evaluation(checkpoint)
@@ -147,9 +149,18 @@ def with_parameters(student: onnx.ModelProto, parameters: dict[str, np.ndarray])
 
 def _check_finite(loss: float, step: int, rate: float) -> None:
     if not math.isfinite(loss):
-        raise InputError(
-            f"the loss is {loss} at step {step} with learning rate {rate:.2g}; wanted a finite one. Lower --lr or set --clip-norm."
-        )
+        raise InputError(f"the loss is {loss} {_remedy(step, rate)}")
+
+
+def _check_parameters(parameters: dict[str, np.ndarray], step: int, rate: float) -> None:
+    """Quantizers clip what overflows, so the loss can be finite when a weight no longer is."""
+    broken = next((name for name, values in parameters.items() if not np.isfinite(values).all()), None)
+    if broken is not None:
+        raise InputError(f"parameter {broken!r} is no longer finite {_remedy(step, rate)}")
+
+
+def _remedy(step: int, rate: float) -> str:
+    return f"at step {step} with learning rate {rate:.2g}; wanted finite numbers. Lower --lr or set --clip-norm."
 
 
 def check_fit(student: onnx.ModelProto, teacher: onnx.ModelProto, images: Images, distill: DistillConfig) -> None:

@@ -31,9 +31,13 @@ VALUES = {
 }  # fmt: skip
 
 
-def net(body: str, outputs: str = FEATURES, inputs: str = IMAGES, opset: int = 17, ir: int = 8, seed: int = 0, **values) -> onnx.ModelProto:
+def net(
+    body: str, outputs: str = FEATURES, inputs: str = IMAGES, opset: int = 17, ir: int = 8, seed: int = 0, **values
+) -> onnx.ModelProto:
     """A float model; names that it reads and nobody makes are initializers: from `values`, VALUES or random of SHAPES."""
-    model = parser.parse_model(f'<ir_version: {ir}, opset_import: ["" : {opset}]> net ({inputs}) => ({outputs}) {{ {body} }}')
+    model = parser.parse_model(
+        f'<ir_version: {ir}, opset_import: ["" : {opset}]> net ({inputs}) => ({outputs}) {{ {body} }}'
+    )
     made = {name for node in model.graph.node for name in node.output} | {value.name for value in model.graph.input}
     rng = np.random.default_rng(seed)
     for name in dict.fromkeys(name for node in model.graph.node for name in node.input if name and name not in made):

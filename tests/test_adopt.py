@@ -43,12 +43,21 @@ class Reader(CalibrationDataReader):
         return next(self.batches, None)
 
 
-@pytest.fixture(params=[(True, QuantType.QInt8), (False, QuantType.QInt8), (False, QuantType.QUInt8)], ids=["per_channel", "per_tensor", "uint8"])
+@pytest.fixture(
+    params=[(True, QuantType.QInt8), (False, QuantType.QInt8), (False, QuantType.QUInt8)],
+    ids=["per_channel", "per_tensor", "uint8"],
+)
 def static(request, teacher, tmp_path):
     per_channel, kind = request.param
     onnx.save(teacher, str(tmp_path / "float.onnx"))
     quantize_static(
-        str(tmp_path / "float.onnx"), str(tmp_path / "q.onnx"), Reader(), QuantFormat.QDQ, per_channel=per_channel, activation_type=QuantType.QUInt8, weight_type=kind
+        str(tmp_path / "float.onnx"),
+        str(tmp_path / "q.onnx"),
+        Reader(),
+        QuantFormat.QDQ,
+        per_channel=per_channel,
+        activation_type=QuantType.QUInt8,
+        weight_type=kind,
     )
     return onnx.load(str(tmp_path / "q.onnx"))
 

@@ -56,7 +56,11 @@ def test_every_bias_is_a_whole_number_of_steps(body, outputs, per_channel):
 @every_granularity
 def test_no_bias_moves_by_more_than_half_a_step(body, outputs, per_channel):
     model = model_of(body, outputs)
-    given = [array(initializers(model)[n.input[2]]).reshape(-1) for n in model.graph.node if len(n.input) > 2 and n.op_type != "Clip"]
+    given = [
+        array(initializers(model)[n.input[2]]).reshape(-1)
+        for n in model.graph.node
+        if len(n.input) > 2 and n.op_type != "Clip"
+    ]
     for wanted, (bias, input_scale, weight_scale) in zip(given, biased(student_of(model, per_channel=per_channel))):
         assert np.all(np.abs(bias - wanted) <= 0.5001 * input_scale * weight_scale)
 

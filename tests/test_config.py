@@ -12,10 +12,22 @@ from onnx_distill.errors import InputError
 
 NAN, INF = math.nan, math.inf
 WRONG = [
-    *[(QuantizeConfig, name, value, f"^{name} is {value}; wanted 2 to 8") for name in ("weight_bits", "activation_bits") for value in (1, 9, 0, -4)],
+    *[
+        (QuantizeConfig, name, value, f"^{name} is {value}; wanted 2 to 8")
+        for name in ("weight_bits", "activation_bits")
+        for value in (1, 9, 0, -4)
+    ],
     *[(QuantizeConfig, "edge_bits", value, f"^edge_bits is {value}; wanted 2 to 8, or 0 for none") for value in (1, 9, -1)],
-    (QuantizeConfig, "calibration_method", "max", "^calibration_method is 'max'; wanted auto | minmax | percentile | mse | entropy"),
-    *[(QuantizeConfig, "percentile", value, f"^percentile is {value}; wanted above 50 and at most 100") for value in (50, 100.1, NAN)],
+    (
+        QuantizeConfig,
+        "calibration_method",
+        "max",
+        "^calibration_method is 'max'; wanted auto | minmax | percentile | mse | entropy",
+    ),
+    *[
+        (QuantizeConfig, "percentile", value, f"^percentile is {value}; wanted above 50 and at most 100")
+        for value in (50, 100.1, NAN)
+    ],
     *[(DistillConfig, "temperature", value, f"^temperature is {value}; wanted above 0") for value in (0, -1, NAN, INF)],
     *[(DistillConfig, "alpha", value, f"^alpha is {value}; wanted 0 to 1") for value in (1.5, -0.1, NAN)],
     (DistillConfig, "kl", "backward", r"^kl is 'backward'; wanted forward \| reverse"),

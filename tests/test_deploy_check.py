@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import deploy_check
+import deploy_trace
 import graphs
 import numpy as np
 import onnx
@@ -32,16 +33,6 @@ BODY = """
     p = Softmax(logits)
 """
 HEAD = np.random.default_rng(5).standard_normal((4, 5)).astype(np.float32)
-
-
-def _loaded(name: str):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-deploy_check = _loaded("deploy_check")
 
 
 @pytest.fixture
@@ -70,8 +61,8 @@ def folder(tmp_path):
 
 
 def _known(exported: onnx.ModelProto, images: np.ndarray) -> dict[str, np.ndarray]:
-    made = deploy_check.simulated(deploy_check._exposed(exported, list(deploy_check.activations(exported))), images)
-    return {"x": images, **{name: made[name] for name in deploy_check.activations(exported)}}
+    made = deploy_check.simulated(deploy_check._exposed(exported, list(deploy_trace.activations(exported))), images)
+    return {"x": images, **{name: made[name] for name in deploy_trace.activations(exported)}}
 
 
 def _with_values(model: onnx.ModelProto, name: str, change) -> onnx.ModelProto:
@@ -92,23 +83,23 @@ def test_an_exported_student_answers_as_its_simulation(pair, folder, bits):
 def test_the_exact_value_of_a_dense_layer_is_its_accumulator_times_the_scales(pair):
     _, exported = pair(8)
     known, constants = _known(exported, graphs.random_images(exported)), initializers(exported)
-    names = list(deploy_check.activations(exported))
-    q = deploy_check.activations(exported)[names[-1]]
+    names = list(deploy_trace.activations(exported))
+    q = deploy_trace.activations(exported)[names[-1]]
     gemm = next(node for node in exported.graph.node if node.op_type == "Gemm")
     dequantizers = {node.output[0]: node.input for node in exported.graph.node if node.op_type == "DequantizeLinear"}
     x, w, b = (dequantizers[name] for name in gemm.input)
     integers = known[x[0]].astype(np.int64) - int(array(constants[x[2]]))
     accumulator = integers @ array(constants[w[0]]).astype(np.int64) + array(constants[b[0]])
     scales = [array(constants[name]).astype(np.float64) for name in (x[1], w[1], q.scale)]
-    exact = deploy_check.exact_steps(exported, q, known)
+    exact = deploy_trace.exact_steps(exported, q, known)
     assert np.abs(exact - accumulator * (scales[0] * scales[1] / scales[2])).max() < 1e-9
 
 
 def test_rounding_the_exact_value_is_no_departure(pair):
     _, exported = pair(4)
     known = _known(exported, graphs.random_images(exported, 60))
-    for name, q in deploy_check.activations(exported).items():
-        assert deploy_check.departures(exported, name, q, known).tie_distance < deploy_check.TIE
+    for name, q in deploy_trace.activations(exported).items():
+        assert deploy_trace.departures(exported, name, q, known).tie_distance < deploy_trace.TIE
 
 
 @pytest.mark.parametrize("found, count, distance", [(1, 0, 0.0), (2, 1, 1.9e-7), (3, 1, 1.0), (7, 1, 5.0)])
@@ -121,7 +112,7 @@ def test_a_departure_is_as_far_as_the_found_rounding(found, count, distance):
         }""")
     q = qdq.find(model)[-1]
     known = {"x": np.float32([52 * 0.47074714]), "xq": np.uint8([52]), "yq": np.uint8([found])}
-    departures = deploy_check.departures(model, "yq", q, known)
+    departures = deploy_trace.departures(model, "yq", q, known)
     assert departures.count == count and departures.tie_distance == pytest.approx(distance, abs=3e-7)
 
 
@@ -163,11 +154,11 @@ def test_a_student_left_in_floats_is_told(pair):
 
 def test_exposing_the_integers_changes_no_fusion(pair):
     _, exported = pair(4)
-    names, images = list(deploy_check.activations(exported)), graphs.random_images(exported)
+    names, images = list(deploy_trace.activations(exported)), graphs.random_images(exported)
     watched = deploy_check.deployed(sys.executable, deploy_check._exposed(exported, names), images).optimized
     alone = deploy_check.deployed(sys.executable, exported, images).optimized
     assert [node.op_type for node in watched.graph.node] == [node.op_type for node in alone.graph.node]
-    first = [deploy_check.fused_operator(watched, name) for name in names[:5]]
+    first = [deploy_trace.fused_operator(watched, name) for name in names[:5]]
     assert first == ["QuantizeLinear", "QLinearConv", "QLinearConv", "QLinearAdd", "QLinearGlobalAveragePool"]
 
 

@@ -20,7 +20,11 @@ BODIES = {  # name: nodes, outputs, an operator of the optimized graph that show
     "Conv and Relu6 at the end": (CONV + "y = Clip(a, zero, six)", FEATURES, "QLinearConv"),
     "Conv and Clip from below 0": (CONV + "r = Clip(a, minus, quarter) y = Conv(r, w2, b2)", FEATURES, "QLinearConv"),
     "Conv and two bounds": (CONV + "r = Relu(a) c = Clip(r, zero, half) y = Conv(c, w2, b2)", FEATURES, "QLinearConv"),
-    "Conv read by two": (CONV + "r = Relu(a) c = Conv<pads = [1, 1, 1, 1]>(r, w2, b2) y = Add(a, c)", FEATURES, "QLinearAdd"),
+    "Conv read by two": (
+        CONV + "r = Relu(a) c = Conv<pads = [1, 1, 1, 1]>(r, w2, b2) y = Add(a, c)",
+        FEATURES,
+        "QLinearAdd",
+    ),
     "depthwise": (CONV + "r = Relu(a) d = Conv<group = 4>(r, depthwise, b2) y = Conv(d, point)", FEATURES, "QLinearConv"),
     "shared weights": (CONV + "c = Conv<pads = [1, 1, 1, 1]>(a, w2, b2) y = Conv(c, w2, b2)", FEATURES, "QLinearConv"),
     "Gemm": (FLAT + "y = Gemm(r, f, fb)", ROWS, "QGemm"),
@@ -29,7 +33,11 @@ BODIES = {  # name: nodes, outputs, an operator of the optimized graph that show
     "Gemm with a row": (FLAT + "y = Gemm(r, f, fb_row)", ROWS, "QGemm"),
     "MatMul": (FLAT + "y = MatMul(r, f)", ROWS, "QLinearMatMul"),
     "MatMul and Add": (FLAT + "m = MatMul(r, f) y = Add(m, fb)", ROWS, "QLinearMatMul"),
-    "MatMul of two activations": (CONV + "t = Transpose<perm = [0, 1, 3, 2]>(a) y = MatMul(a, t)", FEATURES, "QLinearMatMul"),
+    "MatMul of two activations": (
+        CONV + "t = Transpose<perm = [0, 1, 3, 2]>(a) y = MatMul(a, t)",
+        FEATURES,
+        "QLinearMatMul",
+    ),
     "MatMul from the left": (CONV + "y = MatMul(left, a)", FEATURES, "QLinearMatMul"),
     "MatMul by a vector": (FLAT + "y = MatMul(r, vector)", "float[N] y", "QLinearMatMul"),
     "MatMul of a batch": (CONV + "y = MatMul(a, batched)", FEATURES, "QLinearMatMul"),
@@ -38,18 +46,50 @@ BODIES = {  # name: nodes, outputs, an operator of the optimized graph that show
     "Mul": (CONV + "s = Sigmoid(a) m = Mul(a, s) y = Conv(m, w2, b2)", FEATURES, "QLinearMul"),
     "Mul of a constant": (CONV + "m = Mul(a, gain) y = Conv(m, w2, b2)", FEATURES, "QLinearMul"),
     "Concat": (CONV + "c = Conv<pads = [1, 1, 1, 1]>(a, w2, b2) y = Concat<axis = 1>(a, c)", FEATURES, "QLinearConcat"),
-    "AveragePool": (CONV + "y = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]>(a)", FEATURES, "QLinearAveragePool"),
+    "AveragePool": (
+        CONV + "y = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1], strides = [2, 2]>(a)",
+        FEATURES,
+        "QLinearAveragePool",
+    ),
     "GlobalAveragePool": (CONV + "y = GlobalAveragePool(a)", FEATURES, "QLinearGlobalAveragePool"),
     "MaxPool": (CONV + "p = MaxPool<kernel_shape = [2, 2]>(a) y = Conv(p, w2, b2)", FEATURES, "NhwcMaxPool"),
     "Transpose": (CONV + "t = Transpose<perm = [0, 1, 3, 2]>(a) y = Conv(t, w2, b2)", FEATURES, "QLinearConv"),
     "Reshape": (CONV + "r = Reshape(a, rows) y = Conv(r, w2, b2)", FEATURES, "QLinearConv"),
     "Squeeze": (CONV + "u = Unsqueeze(a, axis) s = Squeeze(u, axis) y = Conv(s, w2, b2)", FEATURES, "QLinearConv"),
-    "HardSigmoid between": (CONV + "g = GlobalAveragePool(a) h = HardSigmoid(g) m = Mul(a, h) y = Conv(m, w2, b2)", FEATURES, "QLinearMul"),
-    "several outputs": (CONV + "r = Relu(a) y = Conv(r, w2, b2)", FEATURES + ", float[N, C, H, W] r, float[N, C, H, W] a", "QLinearConv"),
+    "HardSigmoid between": (
+        CONV + "g = GlobalAveragePool(a) h = HardSigmoid(g) m = Mul(a, h) y = Conv(m, w2, b2)",
+        FEATURES,
+        "QLinearMul",
+    ),
+    "several outputs": (
+        CONV + "r = Relu(a) y = Conv(r, w2, b2)",
+        FEATURES + ", float[N, C, H, W] r, float[N, C, H, W] a",
+        "QLinearConv",
+    ),
 }
-FLOAT = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool"}
-CHOICES = {"8 bits": {}, "4 bits": {"weight_bits": 4, "activation_bits": 4, "edge_bits": 0}, "per tensor": {"per_channel": False, "weight_bits": 6}}
-INT8 = {"int8": {"symmetric": True}, "int8 of 4 bits": {"symmetric": True, "weight_bits": 4, "activation_bits": 4, "edge_bits": 0}}
+FLOAT = {
+    "Conv",
+    "FusedConv",
+    "Gemm",
+    "FusedGemm",
+    "MatMul",
+    "FusedMatMul",
+    "Add",
+    "Mul",
+    "Concat",
+    "AveragePool",
+    "GlobalAveragePool",
+    "MaxPool",
+}
+CHOICES = {
+    "8 bits": {},
+    "4 bits": {"weight_bits": 4, "activation_bits": 4, "edge_bits": 0},
+    "per tensor": {"per_channel": False, "weight_bits": 6},
+}
+INT8 = {
+    "int8": {"symmetric": True},
+    "int8 of 4 bits": {"symmetric": True, "weight_bits": 4, "activation_bits": 4, "edge_bits": 0},
+}
 every_body = pytest.mark.parametrize(("body", "outputs", "shown"), BODIES.values(), ids=BODIES)
 every_choice = pytest.mark.parametrize("choices", {**CHOICES, **INT8}.values(), ids={**CHOICES, **INT8})
 
@@ -161,7 +201,9 @@ def test_where_simulation_and_deployment_part_it_is_at_a_rounding_tie(teacher):
     student = student_of(teacher)
     site = [q for q in qdq.find(student) if q.source not in initializers(student)][2]
     del student.graph.output[:]
-    student.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in (site.result, site.source))
+    student.graph.output.extend(
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in (site.result, site.source)
+    )
     images, step = random_images(teacher, 32, seed=3), array(initializers(student)[site.scale])
     here, before = simulated(student, images)
     del student.graph.output[1:]

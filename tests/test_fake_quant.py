@@ -28,7 +28,9 @@ def layout(request):
     return request.param
 
 
-@pytest.fixture(params=[(k, b) for k in ("weights", "asymmetric", "symmetric") for b in BITS], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(
+    params=[(k, b) for k in ("weights", "asymmetric", "symmetric") for b in BITS], ids=lambda p: f"{p[0]}-{p[1]}"
+)
 def integers(request) -> IntegerRange:
     kind, bits = request.param
     return weight_range(bits) if kind == "weights" else activation_range(bits, kind == "symmetric")
@@ -87,7 +89,12 @@ def test_function_form_equals_q_dq_and_numerics_exactly(layout, integers):
     x = np.stack([telling_values(scale, shape, axis, integers, rng) for _ in range(20)])
     plain = [one_quantizer(scale, axis, integers, shape, row) for row in x]
     found = [run(converted(model).model) for model in plain]
-    wanted = [numerics.fake_quantize(row, broadcastable(scale, len(shape), axis), zero_point_of(integers), integers.qmin, integers.qmax) for row in x]
+    wanted = [
+        numerics.fake_quantize(
+            row, broadcastable(scale, len(shape), axis), zero_point_of(integers), integers.qmin, integers.qmax
+        )
+        for row in x
+    ]
     assert np.array_equal(found, wanted)
     assert np.array_equal(found, [run(model) for model in plain])
     assert np.array_equal(found, [run(fake_quant.fake_quantized(model, ()).model) for model in plain])
@@ -137,7 +144,9 @@ def test_quantizing_twice_changes_nothing(bits):
         scale = np.float32(rng.uniform(1e-4, 10))
         x = telling_values(scale, (50,), None, integers, rng)
         once = numerics.fake_quantize(x, scale, zero_point_of(integers), integers.qmin, integers.qmax)
-        assert np.array_equal(numerics.fake_quantize(once, scale, zero_point_of(integers), integers.qmin, integers.qmax), once)
+        assert np.array_equal(
+            numerics.fake_quantize(once, scale, zero_point_of(integers), integers.qmin, integers.qmax), once
+        )
 
 
 def repeated(second_scale: str) -> onnx.ModelProto:
@@ -235,7 +244,9 @@ def test_values_on_the_clipping_bounds_pass_their_gradient_and_values_beyond_do_
     scale = np.float32(0.3)
     on = (np.array([0, 15], np.float32) - 5) * scale
     beyond = np.nextafter(on, on * 2)
-    model, images = trained_quantizer("activation", scale, activation_range(4), np.concatenate([on, beyond])[None].astype(np.float32))
+    model, images = trained_quantizer(
+        "activation", scale, activation_range(4), np.concatenate([on, beyond])[None].astype(np.float32)
+    )
     step = make_step(model, LABELS_ALONE)
     step.run(images, None, np.array([2]))
     assert ((step.gradients["w"] != 0) == [[True, True, False, False]]).all()

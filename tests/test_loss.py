@@ -124,7 +124,9 @@ def test_gradient_equals_the_analytic_one(config, batch, make_step):
     assert loss == pytest.approx(distillation_loss(student, teacher, labels, config), rel=1e-5, abs=1e-4)
     wanted = analytic_gradient(student, teacher, labels, config)
     # float32 softmaxes, each 2^-24 relative to logits below 30 / T, times T, or in reverse times the log ratio, below 60 / T
-    np.testing.assert_allclose(step.gradients["w"], wanted, rtol=1e-5, atol=2.0**-24 * 60 * max(1, config.temperature) / COUNT)
+    np.testing.assert_allclose(
+        step.gradients["w"], wanted, rtol=1e-5, atol=2.0**-24 * 60 * max(1, config.temperature) / COUNT
+    )
 
 
 @pytest.mark.parametrize("kl", ["forward", "reverse"])

@@ -21,7 +21,12 @@ QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 def depthwise_net(size, kernel, stride, pads, channels=32, group=None, dilation=1, bias=True, seed=0) -> onnx.ModelProto:
     """image [n, 2, size] -> 1x1 Conv (so that the depthwise one needs dx) -> depthwise Conv -> mean over space -> logits [n, 3]."""
     rng, group, (kh, kw) = np.random.default_rng(seed), group or channels, np.broadcast_to(kernel, 2)
-    weights = {"w0": (channels, 2, 1, 1), "w": (channels, channels // group, kh, kw), "b": (channels,), "head": (channels, 3)}
+    weights = {
+        "w0": (channels, 2, 1, 1),
+        "w": (channels, channels // group, kh, kw),
+        "b": (channels,),
+        "head": (channels, 3),
+    }
     attributes = f"group = {group}, pads = {list(pads)}, strides = {[stride, stride]}, dilations = {[dilation, dilation]}"
     model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]>
     g (float[n,2,{size[0]},{size[1]}] image) => (float[n,3] logits) {{
@@ -131,7 +136,9 @@ def test_blocked_depthwise_gives_the_same_gradients(geometry, bias, make_step):
     found, wanted = (everything(make_step(model, DistillConfig(4), batch_size=size), given) for size in (BATCH, None))
     for name in wanted:
         # sums of up to BATCH * 100 float32 products in another order
-        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=2e-6 * np.abs(wanted[name]).max(), err_msg=name)
+        np.testing.assert_allclose(
+            found[name], wanted[name], rtol=1e-4, atol=2e-6 * np.abs(wanted[name]).max(), err_msg=name
+        )
 
 
 @pytest.mark.parametrize("geometry", list(GEOMETRIES.values()), ids=list(GEOMETRIES))
@@ -171,7 +178,9 @@ def test_a_depthwise_convolution_on_the_image_needs_no_dx(make_step, training_gr
     given = batch((5, 5), channels=32)
     found, wanted = (everything(make_step(model, batch_size=size), given) for size in (BATCH, None))
     for name in wanted:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=2e-6 * np.abs(wanted[name]).max(), err_msg=name)
+        np.testing.assert_allclose(
+            found[name], wanted[name], rtol=1e-4, atol=2e-6 * np.abs(wanted[name]).max(), err_msg=name
+        )
     assert blocked_nodes(training_graph(model, batch_size=BATCH)) == (2 if blocked.block_size() else 0)
 
 
@@ -187,7 +196,9 @@ def test_two_depthwise_convolutions_in_a_row_share_no_names(make_step):
     given = batch((5, 5), channels=32)
     found, wanted = (everything(make_step(model, DistillConfig(4), batch_size=size), given) for size in (BATCH, None))
     for name in wanted:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=2e-6 * np.abs(wanted[name]).max(), err_msg=name)
+        np.testing.assert_allclose(
+            found[name], wanted[name], rtol=1e-4, atol=2e-6 * np.abs(wanted[name]).max(), err_msg=name
+        )
 
 
 def test_the_real_student_trains_on_blocked_kernels_as_on_plain_ones(w3a3_student, fashion_train, make_step, training_graph):

@@ -126,7 +126,9 @@ def test_clip_norm_bounds_the_step_of_sgd():
 
 def test_gradients_are_not_changed():
     gradients, kept = gradients_at(0), gradients_at(0)
-    Optimizer(start(), WEIGHTS, BIASES, STEPS, TrainConfig(clip_norm=1e-3, optimizer="sgd", weight_decay=1)).update(gradients, 1.0)
+    Optimizer(start(), WEIGHTS, BIASES, STEPS, TrainConfig(clip_norm=1e-3, optimizer="sgd", weight_decay=1)).update(
+        gradients, 1.0
+    )
     assert all(np.array_equal(gradients[name], kept[name]) for name in SHAPES)
 
 
@@ -160,7 +162,9 @@ def test_a_steps_first_update_changes_it_by_the_step_rate():
     before, gradients = {name: parameters[name].copy() for name in STEPS}, gradients_at(0)
     Optimizer(parameters, WEIGHTS, BIASES, STEPS, TrainConfig(step_rate=1e-3)).update(gradients, 1.0)
     for name in STEPS:
-        np.testing.assert_allclose(parameters[name], before[name] * np.exp(-1e-3 * np.sign(gradients[name])), rtol=1e-4)  # Adam's epsilon
+        np.testing.assert_allclose(
+            parameters[name], before[name] * np.exp(-1e-3 * np.sign(gradients[name])), rtol=1e-4
+        )  # Adam's epsilon
 
 
 def test_one_update_changes_a_step_by_a_tenth_at_most():

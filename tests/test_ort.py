@@ -34,7 +34,9 @@ def trained(model: onnx.ModelProto, folder: Path, trainable=("w",)):
 def linear(operator: str = "") -> onnx.ModelProto:
     if operator:
         return onnx.parser.parse_model(SCALE.replace("NAME", operator))
-    return onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float[n,2] x) => (float[n,1] y) <float[2,1] w = {3, 4}> { y = MatMul(x, w) }')
+    return onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[n,2] x) => (float[n,1] y) <float[2,1] w = {3, 4}> { y = MatMul(x, w) }'
+    )
 
 
 def test_the_version_is_the_one_that_was_read():
@@ -88,7 +90,12 @@ def test_gradients_accumulate_until_they_are_reset(tmp_path):
 
 def test_a_registered_gradient_is_used(tmp_path):
     """A wrong one on purpose: d h is dy times 5, where the function would give 2."""
-    _ort.register_gradient("test_ort", "Wrong", [("Constant", [], ["five"], {"value": (5.0, "float")}), ("Mul", ["GO(0)", "five"], ["GI(0)"])], (1,))
+    _ort.register_gradient(
+        "test_ort",
+        "Wrong",
+        [("Constant", [], ["five"], {"value": (5.0, "float")}), ("Mul", ["GO(0)", "five"], ["GI(0)"])],
+        (1,),
+    )
     module, state = trained(linear("Wrong"), tmp_path)
     assert module(np.ones((1, 2), np.float32)) == pytest.approx(14)
     assert np.array_equal(state.parameters["w"].grad, [[5], [5]])
@@ -104,7 +111,11 @@ def test_the_first_registration_of_a_name_stays(tmp_path):
 
 
 def test_a_gradient_for_an_input_after_the_first_is_given(tmp_path):
-    nodes = [("Mul", ["GO(0)", "I(1)"], ["GI(0)"]), ("Mul", ["GO(0)", "I(0)"], ["t"]), ("ReduceSum", ["t"], ["GI(1)"], {"keepdims": (0, "int")})]
+    nodes = [
+        ("Mul", ["GO(0)", "I(1)"], ["GI(0)"]),
+        ("Mul", ["GO(0)", "I(0)"], ["t"]),
+        ("ReduceSum", ["t"], ["GI(1)"], {"keepdims": (0, "int")}),
+    ]
     _ort.register_gradient("test_ort", "Both", nodes)
     module, state = trained(linear("Both"), tmp_path, ("w", "s"))
     module(np.ones((2, 2), np.float32))
@@ -113,7 +124,11 @@ def test_a_gradient_for_an_input_after_the_first_is_given(tmp_path):
 
 def test_an_operator_whose_first_input_needs_no_gradient_cannot_be_trained(tmp_path):
     """Why the step of the image's quantizer is never learned."""
-    nodes = [("Mul", ["GO(0)", "I(1)"], ["GI(0)"]), ("Mul", ["GO(0)", "I(0)"], ["t"]), ("ReduceSum", ["t"], ["GI(1)"], {"keepdims": (0, "int")})]
+    nodes = [
+        ("Mul", ["GO(0)", "I(1)"], ["GI(0)"]),
+        ("Mul", ["GO(0)", "I(0)"], ["t"]),
+        ("ReduceSum", ["t"], ["GI(1)"], {"keepdims": (0, "int")}),
+    ]
     _ort.register_gradient("test_ort", "First", nodes)
     with pytest.raises(RuntimeError, match="is not a valid intermediate output"):
         trained(linear("First"), tmp_path, ("s",))
@@ -185,7 +200,9 @@ def test_threads_are_those_asked_for(tmp_path):
 def test_a_full_disk_is_an_os_error(tmp_path):
     (tmp_path / "checkpoint").symlink_to("/dev/full")
     model = linear()
-    wide = np.zeros((2, 100_000), np.float32)  # more than fits the buffer of the C++ stream, which forgets errors when closed
+    wide = np.zeros(
+        (2, 100_000), np.float32
+    )  # more than fits the buffer of the C++ stream, which forgets errors when closed
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(wide, "w"))
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = wide.shape[1]
     with pytest.raises(OSError, match="No space left on device") as caught:

@@ -46,9 +46,15 @@ ROWS_OF_THE_TABLE = {
     "Clip without a lower bound is absorbed": (CONV + "r = Clip(a, , six) y = Conv(r, w2, b2)", "r x y"),
     "a chain of them is absorbed": (CONV + "r = Relu(a) c = Clip(r, zero, six) y = Conv(c, w2, b2)", "c x y"),
     "Clip from above 0 is not": (CONV + "r = Clip(a, half, six) y = Conv(r, w2, b2)", "a r x y"),
-    "Clip of a computed bound is not": (CONV + "m = ReduceMax<keepdims = 0>(x) r = Clip(a, zero, m) y = Conv(r, w2, b2)", "a r x y"),
+    "Clip of a computed bound is not": (
+        CONV + "m = ReduceMax<keepdims = 0>(x) r = Clip(a, zero, m) y = Conv(r, w2, b2)",
+        "a r x y",
+    ),
     "Sum of an absorbed Relu": (CONV + "s = Add(a, x) y = Relu(s)", "a x y"),
-    "Relu whose input another node reads": (CONV + "r = Relu(a) c = Conv(r, w2, b2) s = Sigmoid(a) y = Add(c, s)", "a c r s x y"),
+    "Relu whose input another node reads": (
+        CONV + "r = Relu(a) c = Conv(r, w2, b2) s = Sigmoid(a) y = Add(c, s)",
+        "a c r s x y",
+    ),
     "MaxPool passes": (CONV + "p = MaxPool<kernel_shape = [2, 2]>(a) y = Conv(p, w2, b2)", "a x y"),
     "Transpose passes": (CONV + "t = Transpose<perm = [0, 1, 3, 2]>(a) y = Conv(t, w2, b2)", "a x y"),
     "Squeeze and Unsqueeze pass": (CONV + "u = Unsqueeze(a, axis) s = Squeeze(u, axis) y = Conv(s, w2, b2)", "a x y"),
@@ -58,7 +64,8 @@ ROWS_OF_THE_TABLE = {
     "unknown operator between": (CONV + "s = HardSwish(a) y = Conv(s, w2, b2)", "a s x y"),
     "unknown operator at the end": (CONV + "y = Sigmoid(a)", "a x"),
     "shapes computed in the graph": (
-        CONV + "s = Shape(a) n = Gather(s, first) u = Unsqueeze(n, front) c = Concat<axis = 0>(u, rest) r = Reshape(a, c) y = Gemm(r, f, fb)",
+        CONV
+        + "s = Shape(a) n = Gather(s, first) u = Unsqueeze(n, front) c = Concat<axis = 0>(u, rest) r = Reshape(a, c) y = Gemm(r, f, fb)",
         "a x y",
     ),
 }
@@ -66,7 +73,9 @@ ROWS_OF_THE_TABLE = {
 
 @pytest.mark.parametrize(("body", "wanted"), ROWS_OF_THE_TABLE.values(), ids=ROWS_OF_THE_TABLE)
 def test_each_value_is_quantized_once_at_its_root(body, wanted):
-    assert quantized(body, ROWS if "f" in wanted or "Gemm" in body or "MatMul(r" in body else FEATURES) == tuple(wanted.split())
+    assert quantized(body, ROWS if "f" in wanted or "Gemm" in body or "MatMul(r" in body else FEATURES) == tuple(
+        wanted.split()
+    )
 
 
 FLOAT = {
@@ -105,7 +114,11 @@ def test_a_layout_operator_that_no_integer_operator_reads_needs_no_alias():
 
 
 def test_absorbed_names_the_chain_from_the_quantizer_upwards():
-    site = next(s for s in plan_of(CONV + "[one] r = Relu(a) [two] c = Clip(r, zero, six) y = Conv(c, w2, b2)").activations if s.value == "c")
+    site = next(
+        s
+        for s in plan_of(CONV + "[one] r = Relu(a) [two] c = Clip(r, zero, six) y = Conv(c, w2, b2)").activations
+        if s.value == "c"
+    )
     assert site.absorbed == ("two", "one")
 
 
@@ -147,7 +160,11 @@ def test_a_weight_shared_along_two_axes_is_per_tensor():
 def test_symmetric_activations_use_int8_and_its_upper_half_behind_a_relu():
     found = plan_of(CONV + "r = Relu(a) y = Conv(r, w2, b2)", symmetric=True, activation_bits=4, edge_bits=0)
     sites = {s.value: s.integers for s in found.activations}
-    assert sites == {"x": activation_range(4, True), "r": activation_range(4, True, nonnegative=True), "y": activation_range(4, True)}
+    assert sites == {
+        "x": activation_range(4, True),
+        "r": activation_range(4, True, nonnegative=True),
+        "y": activation_range(4, True),
+    }
 
 
 def test_a_symmetric_range_absorbs_only_what_starts_at_0():
@@ -179,7 +196,11 @@ def test_a_bias_added_behind_the_last_layer_belongs_to_it():
 
 
 def test_what_is_done_to_the_image_before_the_first_layer_belongs_to_it():
-    found = plan_of("m = Mul(x, half) s = Add(m, minus) c = Conv(s, w, b) d = Conv(c, w2, b2) y = Conv(d, w3, b3)", activation_bits=4, weight_bits=4)
+    found = plan_of(
+        "m = Mul(x, half) s = Add(m, minus) c = Conv(s, w, b) d = Conv(c, w2, b2) y = Conv(d, w3, b3)",
+        activation_bits=4,
+        weight_bits=4,
+    )
     assert limits(found.activations) == {"x": 255, "m": 255, "s": 255, "c": 15, "d": 255, "y": 255}
     assert limits(found.weights) == {"w": 127, "w2": 7, "w3": 127}
 

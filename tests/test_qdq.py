@@ -132,7 +132,7 @@ def test_an_axis_counted_from_the_end_is_read_as_the_same_axis():
 
 
 def test_integers_of_another_width_are_named():
-    wide = OTHERS.replace("uint8 z", "uint16 z").replace(': 17]', ': 21]')
+    wide = OTHERS.replace("uint8 z", "uint16 z").replace(": 17]", ": 21]")
     with pytest.raises(InputError, match="quantizer of 'x' has uint16; wanted constant uint8 or int8"):
         qdq.find(parser.parse_model(wide))
     computed = OTHERS.replace("xq = ", "z2 = Identity(z) xq = ").replace("(x, s, z)", "(x, s, z2)")
@@ -142,4 +142,6 @@ def test_integers_of_another_width_are_named():
 
 def test_is_quantized_tells_float_models_from_quantized_ones():
     assert qdq.is_quantized(parser.parse_model(OTHERS))
-    assert not qdq.is_quantized(parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float x) => (float y) { y = Relu(x) }'))
+    assert not qdq.is_quantized(
+        parser.parse_model('<ir_version: 8, opset_import: ["": 17]> g (float x) => (float y) { y = Relu(x) }')
+    )

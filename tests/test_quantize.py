@@ -21,10 +21,12 @@ NETS = {
     "conv": RELU,
     "residual": CONV + "r = Clip(a, zero, six) c = Conv<pads = [1, 1, 1, 1]>(r, w2, b2) s = Add(r, c) y = Relu(s)",
     "depthwise": CONV + "d = Conv<group = 4>(a, depthwise, b2) y = Conv(d, point)",
-    "concat and pools": CONV + "m = MaxPool<kernel_shape = [2, 2]>(a) v = AveragePool<kernel_shape = [2, 2]>(a) y = Concat<axis = 1>(m, v)",
+    "concat and pools": CONV
+    + "m = MaxPool<kernel_shape = [2, 2]>(a) v = AveragePool<kernel_shape = [2, 2]>(a) y = Concat<axis = 1>(m, v)",
     "constant operands": CONV + "m = Mul(a, gain) s = Add(m, half) y = Conv(s, w2, b2)",
     "swish": CONV + "s = Sigmoid(a) m = Mul(a, s) y = Conv(m, w2, b2)",
-    "layouts": CONV + "t = Transpose<perm = [0, 1, 3, 2]>(a) u = Unsqueeze(t, axis) s = Squeeze(u, axis) r = Reshape(s, rows) y = Conv(r, w2, b2)",
+    "layouts": CONV
+    + "t = Transpose<perm = [0, 1, 3, 2]>(a) u = Unsqueeze(t, axis) s = Squeeze(u, axis) r = Reshape(s, rows) y = Conv(r, w2, b2)",
     "attention": CONV + "t = Transpose<perm = [0, 1, 3, 2]>(a) m = MatMul(a, t) p = Softmax(m) y = MatMul(p, a)",
 }
 HEADS = {
@@ -62,7 +64,9 @@ def test_what_the_plan_says_is_what_the_graph_holds(body, outputs):
     planned = [*sites.activations, *sites.constants, *sites.weights]
     assert len(found) == len(planned) + len(sites.aliases)
     assert {q.scale: q.integers for q in found} == {f"{site.value}/scale": site.integers for site in planned}
-    assert {q.scale: q.axis for q in found if q.axis is not None} == {f"{s.value}/scale": s.axis for s in sites.weights if s.axis is not None}
+    assert {q.scale: q.axis for q in found if q.axis is not None} == {
+        f"{s.value}/scale": s.axis for s in sites.weights if s.axis is not None
+    }
 
 
 @every_net
@@ -104,8 +108,12 @@ def test_ranges_given_become_scale_and_zero_point():
     assert constants["y/scale"] == np.float32(0.02) and constants["y/zero_point"] == 0
 
 
-@pytest.mark.parametrize("choices", [{}, {"symmetric": True}, {"activation_bits": 4, "edge_bits": 0}], ids=["uint8", "int8", "4 bits"])
-@pytest.mark.parametrize("body", [RELU, RELU.replace("Relu(a)", "Clip(a, zero, half)"), CONV + "y = Relu(a)"], ids=["relu", "clip", "at the end"])
+@pytest.mark.parametrize(
+    "choices", [{}, {"symmetric": True}, {"activation_bits": 4, "edge_bits": 0}], ids=["uint8", "int8", "4 bits"]
+)
+@pytest.mark.parametrize(
+    "body", [RELU, RELU.replace("Relu(a)", "Clip(a, zero, half)"), CONV + "y = Relu(a)"], ids=["relu", "clip", "at the end"]
+)
 def test_an_absorbed_activation_function_is_gone_and_its_bound_is_held(body, choices):
     student = student_of(net(body), **choices)
     kinds = {"Relu", "Clip"} & {n.op_type for n in student.graph.node if "/" not in n.name}
@@ -124,7 +132,9 @@ def test_a_bound_that_the_range_does_not_hold_stays_in_the_graph():
 
 
 def test_layout_operators_share_one_scale():
-    student = student_of(net(CONV + "t = Transpose<perm = [0, 1, 3, 2]>(a) p = MaxPool<kernel_shape = [2, 2]>(t) y = Conv(p, w2, b2)"))
+    student = student_of(
+        net(CONV + "t = Transpose<perm = [0, 1, 3, 2]>(a) p = MaxPool<kernel_shape = [2, 2]>(t) y = Conv(p, w2, b2)")
+    )
     found = {q.source: (q.scale, q.zero_point) for q in qdq.find(student)}
     assert found["a"] == found["t"] == found["p"] == ("a/scale", "a/zero_point")
 
@@ -163,13 +173,17 @@ def test_an_unsupported_operator_stays_float_between_two_quantizers(operator):
 
 
 def test_an_excluded_node_reads_and_writes_floats():
-    student = student_of(net("c = Conv(x, w, b) [odd] d = Conv(c, w2, b2) e = Relu(d) f = Conv(e, w3, b3) y = Relu(f)"), exclude=("odd",))
+    student = student_of(
+        net("c = Conv(x, w, b) [odd] d = Conv(c, w2, b2) e = Relu(d) f = Conv(e, w3, b3) y = Relu(f)"), exclude=("odd",)
+    )
     node = next(n for n in student.graph.node if n.name == "odd")
     assert list(node.input) == ["c/dequantized", "w2", "b2"] and "w2/scale" not in initializers(student)
 
 
 def test_a_constant_operand_has_the_range_of_its_own_values():
-    student = student_of(net(CONV + "y = Mul(a, gain)", gain=np.float32([1, 2, 3, 5.1]).reshape(1, 4, 1, 1)), activation_bits=4)
+    student = student_of(
+        net(CONV + "y = Mul(a, gain)", gain=np.float32([1, 2, 3, 5.1]).reshape(1, 4, 1, 1)), activation_bits=4
+    )
     constants = initializers(student)
     assert array(constants["gain/scale"]) == np.float32(0.02) and array(constants["gain/zero_point"]) == 0
 
@@ -184,7 +198,12 @@ def test_weights_of_8_bits_lose_no_end_and_fewer_bits_have_the_least_squared_err
 
 def test_a_name_that_is_taken_is_an_error():
     with pytest.raises(InputError, match="already has a value or node named 'a/scale', a name that a quantizer needs"):
-        student_of(net(CONV + '"a/scale" = Relu(a) y = Conv("a/scale", w2, b2) z = Conv(a, w3, b3)', FEATURES + ", float[N, C, H, W] z"))
+        student_of(
+            net(
+                CONV + '"a/scale" = Relu(a) y = Conv("a/scale", w2, b2) z = Conv(a, w3, b3)',
+                FEATURES + ", float[N, C, H, W] z",
+            )
+        )
 
 
 def test_the_real_teacher_is_valid_and_close_in_8_bits(teacher):
@@ -241,6 +260,10 @@ def test_a_model_that_is_ready_is_copied_unchanged():
 
 
 def test_an_operator_that_onnx_cannot_convert_is_named():
-    model = parser.parse_model('<ir_version: 7, opset_import: ["" : 11]> g (float[N, 3] x) => (float[N, 3] y) { y = Foo(x) }')
-    with pytest.raises(InputError, match="the model has opset 11, quantizers need 13, and onnx cannot convert it: .*Export it again"):
+    model = parser.parse_model(
+        '<ir_version: 7, opset_import: ["" : 11]> g (float[N, 3] x) => (float[N, 3] y) { y = Foo(x) }'
+    )
+    with pytest.raises(
+        InputError, match="the model has opset 11, quantizers need 13, and onnx cannot convert it: .*Export it again"
+    ):
         with_quantizable_opset(model)

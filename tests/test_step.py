@@ -45,7 +45,11 @@ def exact_student(tiny_student, set_values) -> onnx.ModelProto:
     values = {t.name: numpy_helper.to_array(t) for t in student.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     made = {name: np.exp2(np.floor(np.log2(v))) for name, v in values.items() if name.endswith("/scale")}
     made.update({name: made[name] / 4 for name in ("c2/scale", "d/scale", "logits/scale")})
-    for bias, activation, weight, shape in (("b1", "image", "w1", COLUMN), ("b2", "a1", "w2", COLUMN), ("b3", "d", "w3", (1, 3))):
+    for bias, activation, weight, shape in (
+        ("b1", "image", "w1", COLUMN),
+        ("b2", "a1", "w2", COLUMN),
+        ("b3", "d", "w3", (1, 3)),
+    ):
         made[weight] = rng.integers(-17, 18, values[weight].shape) / 2 * made[f"{weight}/scale"].reshape(shape)
         step = made[f"{activation}/scale"] * made[f"{weight}/scale"]
         made[bias] = np.rint(values[bias] / step) * step
@@ -240,7 +244,9 @@ def test_batch_size_may_change_between_runs(tiny_student, make_step):
 def test_logits_are_those_of_the_student_before_any_update(tiny_student, make_step):
     student, given = tiny_student(), batch()
     wanted = runtime.run(runtime.open_session(student, threads=1), given[0])[0]
-    assert np.abs(make_step(student).run(*given)[1] - wanted).max() <= 2.0**-20  # logits lie on a grid: equal, or a step apart
+    assert (
+        np.abs(make_step(student).run(*given)[1] - wanted).max() <= 2.0**-20
+    )  # logits lie on a grid: equal, or a step apart
 
 
 @pytest.mark.parametrize("alpha, teacher, labels", [(1, True, False), (0, False, True)], ids=["alpha 1", "alpha 0"])
@@ -270,5 +276,9 @@ def test_logits_of_another_shape_are_an_input_error(shape):
 
 def test_parameters_are_told_apart_by_rank(tiny_student):
     found = artifacts.trainable(tiny_student(), "weights")
-    assert (found.weights, found.biases, found.steps) == (("w1", "w2", "w3"), ("b1", "b2", "b3"), ("w1/scale", "w2/scale", "w3/scale"))
+    assert (found.weights, found.biases, found.steps) == (
+        ("w1", "w2", "w3"),
+        ("b1", "b2", "b3"),
+        ("w1/scale", "w2/scale", "w3/scale"),
+    )
     assert found.all == found.weights + found.biases + found.steps

@@ -19,9 +19,17 @@ from onnx_distill.train import rate_share, train, with_parameters
 ALL_STUDENTS_ALIKE = lambda student: 0.0  # noqa: E731
 
 
+def later_is_better():
+    """student -> 0, 1, 2, ...: keeps the last one."""
+    scores = itertools.count()
+    return lambda student: float(next(scores))
+
+
 def accuracy_on(images):
     """student -> top-1 on these images."""
-    return lambda student: evaluate.top_k(evaluate.predict(runtime.open_session(student, threads=2), images), images.labels, 1)
+    return lambda student: evaluate.top_k(
+        evaluate.predict(runtime.open_session(student, threads=2), images), images.labels, 1
+    )
 
 
 @pytest.fixture
@@ -46,15 +54,13 @@ def tiny_train(tiny_student, tiny_float, noise):
 
 
 def test_a_short_real_training_gains_accuracy_over_ptq(w3a3_student, teacher, fashion_train):
-    """3 bits, 3,000 training images, two epochs; scored on 2,000 other training images."""
-    held_out = fashion_train.subset(np.arange(50_000, 52_000))
-    config = TrainConfig(epochs=2, batch_size=64, threads=2)
-    found = train(w3a3_student, teacher, fashion_train.subset(np.arange(3_000)), accuracy_on(held_out), DistillConfig(), config)
-    ptq, trained = found.scores[0][1], found.best.score
-    print(found.scores, found.step_seconds)
-    assert accuracy_on(held_out)(found.best.student) == trained
-    assert trained > ptq + 0.03
-    assert found.images == 2 * 46 * 64 and not found.interrupted and found.step_seconds > 0
+    """3 bits, 2,000 training images seen once; scored on 1,000 other training images, whose standard error is 0.011."""
+    held_out, config = fashion_train.subset(np.arange(50_000, 51_000)), TrainConfig(batch_size=64, threads=2)
+    found = train(w3a3_student, teacher, fashion_train.subset(np.arange(2_000)), accuracy_on(held_out), DistillConfig(), config)
+    (_, ptq), (_, trained) = found.scores
+    print(ptq, trained, found.step_seconds)
+    assert trained == found.best.score > ptq + 0.03
+    assert found.images == 31 * 64 and not found.interrupted and found.step_seconds > 0
 
 
 # ---- repeatable
@@ -67,18 +73,18 @@ def bytes_of(found) -> bytes:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_same_seed_and_threads_give_identical_bytes(optimizer, tiny_train):
     config = TrainConfig(epochs=2, batch_size=16, optimizer=optimizer, flip=True, shift=1, threads=2, seed=5)
-    first, second = (tiny_train(config, evaluate=itertools.count().__next__) for _ in range(2))
+    first, second = (tiny_train(config, evaluate=later_is_better()) for _ in range(2))
     assert first.best.epoch == 2 and bytes_of(first) == bytes_of(second)
 
 
 def test_the_real_student_trains_to_identical_bytes(w3a3_student, teacher, fashion_train):
     config, images = TrainConfig(batch_size=32, threads=2, flip=True, shift=2), fashion_train.subset(np.arange(320))
-    first, second = (train(w3a3_student, teacher, images, itertools.count().__next__, DistillConfig(), config) for _ in range(2))
+    first, second = (train(w3a3_student, teacher, images, later_is_better(), DistillConfig(), config) for _ in range(2))
     assert bytes_of(first) == bytes_of(second)
 
 
 def test_another_seed_gives_another_student(tiny_train):
-    found = [tiny_train(TrainConfig(batch_size=16, threads=1, seed=seed), evaluate=itertools.count().__next__) for seed in (0, 1)]
+    found = [tiny_train(TrainConfig(batch_size=16, threads=1, seed=seed), evaluate=later_is_better()) for seed in (0, 1)]
     assert bytes_of(found[0]) != bytes_of(found[1])
 
 
@@ -96,7 +102,9 @@ def test_arguments_are_not_changed(tiny_student, tiny_float, noise):
 
 def test_the_best_is_the_one_with_the_highest_score(tiny_train):
     scores, seen = [0.3, 0.7, 0.9, 0.8], []
-    found = tiny_train(TrainConfig(epochs=3, batch_size=16), evaluate=lambda student: scores[len(seen)], on_evaluation=seen.append)
+    found = tiny_train(
+        TrainConfig(epochs=3, batch_size=16), evaluate=lambda student: scores[len(seen)], on_evaluation=seen.append
+    )
     assert [checkpoint.score for checkpoint in seen] == scores
     assert found.best is seen[2] and found.best.epoch == 2
     assert found.scores == ((0, 0.3), (1, 0.7), (2, 0.9), (3, 0.8))
@@ -114,13 +122,19 @@ def test_every_evaluated_student_is_a_model_of_its_own(tiny_train):
 
 
 def test_the_trained_student_differs_from_the_student_in_initializers_alone(tiny_train, tiny_student):
-    found = tiny_train(evaluate=itertools.count().__next__).best.student
+    found = tiny_train(evaluate=later_is_better()).best.student
     before = tiny_student()
     kept = initializers(before)
     for tensor in found.graph.initializer:
         assert (tensor.dims, tensor.data_type) == (kept[tensor.name].dims, kept[tensor.name].data_type), tensor.name
-    moved = {t.name for t in found.graph.initializer if not np.array_equal(numpy_helper.to_array(t), numpy_helper.to_array(kept[t.name]))}
-    assert moved == {"w1", "w2", "w3", "b1", "b2", "b3"} | {f"{n}/scale" for n in ("w1", "w2", "w3", "a1", "c2", "d", "logits")}
+    moved = {
+        t.name
+        for t in found.graph.initializer
+        if not np.array_equal(numpy_helper.to_array(t), numpy_helper.to_array(kept[t.name]))
+    }
+    assert moved == {"w1", "w2", "w3", "b1", "b2", "b3"} | {
+        f"{n}/scale" for n in ("w1", "w2", "w3", "a1", "c2", "d", "logits")
+    }
     for model in (found, before):
         del model.graph.initializer[:]
     assert found == before
@@ -136,13 +150,17 @@ def test_the_trained_student_computes_what_the_step_computed(tiny_student, make_
     for values in step.parameters.values():
         values *= rng.uniform(0.8, 1.2, values.shape).astype(np.float32)
     _, logits = step.run(*given)
-    wanted = runtime.run(runtime.open_session(with_parameters(student, step.parameters), threads=1, optimized=False), images)[0]
+    wanted = runtime.run(
+        runtime.open_session(with_parameters(student, step.parameters), threads=1, optimized=False), images
+    )[0]
     assert np.array_equal(logits, wanted)
 
 
 def test_part_epochs_train_that_many_steps_and_evaluate_at_the_end(tiny_train):
     steps, evaluated = [], []
-    tiny_train(TrainConfig(epochs=1.5, batch_size=16), on_step=steps.append, on_evaluation=lambda c: evaluated.append(c.epoch))
+    tiny_train(
+        TrainConfig(epochs=1.5, batch_size=16), on_step=steps.append, on_evaluation=lambda c: evaluated.append(c.epoch)
+    )
     assert [p.step for p in steps] == list(range(1, 10)) and {p.steps for p in steps} == {9}
     assert evaluated == [0, 1, 1.5]
     assert [p.images for p in steps] == [16 * n for n in range(1, 10)]
@@ -169,7 +187,7 @@ def test_every_image_is_seen_once_an_epoch(tiny_float, tiny_student, noise):
 
 
 def test_learn_steps_none_leaves_every_step_as_it_was(tiny_train, tiny_student):
-    found = tiny_train(TrainConfig(batch_size=16, learn_steps="none"), evaluate=itertools.count().__next__).best.student
+    found = tiny_train(TrainConfig(batch_size=16, learn_steps="none"), evaluate=later_is_better()).best.student
     for name, tensor in initializers(tiny_student()).items():
         if name.endswith("/scale"):
             assert np.array_equal(numpy_helper.to_array(initializers(found)[name]), numpy_helper.to_array(tensor)), name
@@ -177,13 +195,14 @@ def test_learn_steps_none_leaves_every_step_as_it_was(tiny_train, tiny_student):
 
 def test_alpha_1_learns_without_labels(tiny_train, noise):
     unlabelled = ArrayImages(noise.pixels)
-    found = tiny_train(images=unlabelled, distill=DistillConfig(alpha=1), evaluate=itertools.count().__next__)
+    found = tiny_train(images=unlabelled, distill=DistillConfig(alpha=1), evaluate=later_is_better())
     assert found.best.epoch == 1
 
 
 def test_the_loss_goes_down(tiny_train):
     losses = []
-    tiny_train(TrainConfig(epochs=30, batch_size=96, learning_rate=1e-2, threads=1), distill=DistillConfig(4, 1), on_step=lambda p: losses.append(p.loss))
+    config = TrainConfig(epochs=200, batch_size=96, learning_rate=1e-2, threads=1)
+    tiny_train(config, distill=DistillConfig(4, 1), on_step=lambda p: losses.append(p.loss))
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -196,7 +215,7 @@ def test_ctrl_c_returns_the_best_so_far(stop, tiny_train):
         if progress.step == stop:
             raise KeyboardInterrupt
 
-    found = tiny_train(TrainConfig(epochs=3, batch_size=16), evaluate=itertools.count().__next__, on_step=on_step)
+    found = tiny_train(TrainConfig(epochs=3, batch_size=16), evaluate=later_is_better(), on_step=on_step)
     assert found.interrupted and found.images == stop * 16
     assert found.best.epoch == (stop - 1) // 6
     onnx.checker.check_model(found.best.student)
@@ -228,9 +247,11 @@ def test_a_loss_that_is_not_finite_is_an_input_error_that_names_the_step(optimiz
 @pytest.mark.parametrize("steps", range(1, 6))
 def test_no_student_with_parameters_that_are_not_finite_is_kept(steps, optimizer, tiny_train):
     """Quantizers clip what overflows, so the loss stays finite for some steps after the weights are not."""
-    config = TrainConfig(epochs=steps / 6, batch_size=16, learning_rate=1e30, schedule="constant", warmup=0, optimizer=optimizer)
+    config = TrainConfig(
+        epochs=steps / 6, batch_size=16, learning_rate=1e30, schedule="constant", warmup=0, optimizer=optimizer
+    )
     try:
-        kept = tiny_train(config, evaluate=itertools.count().__next__).best.student
+        kept = tiny_train(config, evaluate=later_is_better()).best.student
     except InputError as error:
         assert "finite" in str(error)
     else:
