@@ -47,10 +47,16 @@ def open_session(
 
 
 def run(session: ort.InferenceSession, images: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:
-    """The outputs (all, or those named) for one batch [n, channels, height, width] fed to the first input.
+    """The outputs (all, or those named) for one batch float32 [n, channels, height, width] fed to the first input.
 
-    Raises InputError when the batch does not have the shape or type the model wants.
+    Raises InputError when the batch does not have the shape that the model wants.
     """
+    check_batch(session, images)
+    return session.run(outputs, {session.get_inputs()[0].name: images})
+
+
+def check_batch(session: ort.InferenceSession, images: np.ndarray) -> None:
+    """Raises InputError when the batch does not have the shape that the session's first input wants."""
     wanted = session.get_inputs()[0]
     fixed = [(have, want) for have, want in zip(images.shape, wanted.shape) if isinstance(want, int)]
     if images.ndim != len(wanted.shape) or any(have != want for have, want in fixed):
@@ -58,4 +64,3 @@ def run(session: ort.InferenceSession, images: np.ndarray, outputs: list[str] | 
             f"a batch of shape {list(images.shape)} was given; input {wanted.name!r} wants {wanted.shape}. "
             "Check the images' size and --layout."
         )
-    return session.run(outputs, {wanted.name: images})

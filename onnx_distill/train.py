@@ -86,7 +86,6 @@ def train(
     steps_per_epoch = len(images) // batch_size
     steps = max(1, round(config.epochs * steps_per_epoch))
 
-    runtime.run(teacher_session, images.read(np.arange(batch_size)))  # images of another size are refused here
     best = Checkpoint(student, evaluate(student), 0.0)
     on_evaluation(best)
     scores, seconds, done, interrupted, recent = [(0.0, best.score)], 0.0, 0, False, None
@@ -94,6 +93,7 @@ def train(
         for number, index in enumerate(_orders(len(images), batch_size, steps, rng), start=1):
             started = time.perf_counter()
             batch = augment(images.read(index), rng, images.fill)
+            runtime.check_batch(teacher_session, batch)
             labels = images.labels[index] if images.labels is not None else None
             teacher_logits = runtime.run(teacher_session, batch)[0] if distill.alpha > 0 else None
             loss, _ = step.run(batch, teacher_logits, labels)
