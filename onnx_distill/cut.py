@@ -10,7 +10,7 @@ import onnx.version_converter
 from onnx import TensorProto
 
 from onnx_distill import model as models
-from onnx_distill.errors import InputError
+from onnx_distill.errors import InputError, first_line
 from onnx_distill.logits import MARK, find_logits, value_types
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
@@ -159,8 +159,8 @@ def _same_opset(tail: onnx.ModelProto, student: onnx.ModelProto) -> onnx.ModelPr
         return tail
     try:
         return onnx.version_converter.convert_version(tail, wanted)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
-        why = str(error).strip().splitlines()[0]
+    except (RuntimeError, IndexError, onnx.version_converter.ConvertError) as error:  # IndexError: onnx 1.19
+        why = first_line(error)
         raise InputError(
             f"what follows the logits is opset {have} and cannot become the student's opset {wanted}: {why}"
         ) from None

@@ -6,3 +6,8 @@ class InputError(Exception):
 
     The command line prints it as one line and exits with code 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its type where it says nothing (onnx's checker can)."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnx_distill.errors import InputError
+from onnx_distill.errors import InputError, first_line
 from onnx_distill.model import closest, consumers, initializers, producers
 
 SOFTMAX = ("Softmax", "LogSoftmax")
@@ -123,7 +123,7 @@ def value_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     try:
         graph = onnx.shape_inference.infer_shapes(light).graph
     except onnx.shape_inference.InferenceError as error:
-        raise InputError(f"the model's shapes cannot be inferred: {str(error).strip().splitlines()[0]}") from None
+        raise InputError(f"the model's shapes cannot be inferred: {first_line(error)}") from None
     types = {value.name: value for value in [*graph.value_info, *graph.input, *graph.output]}
     for value in types.values():
         for dim in value.type.tensor_type.shape.dim:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -14,11 +15,15 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import external_data_helper, numpy_helper
 
-from onnx_distill.errors import InputError
+from onnx_distill.errors import InputError, first_line
 
 QUANTIZED_OPS = frozenset(
     "QuantizeLinear DequantizeLinear DynamicQuantizeLinear ConvInteger MatMulInteger QGemm QAttention "
     "MatMulNBits DynamicQuantizeMatMul MatMulIntegerToFloat".split()
+)
+WHOLE_BYTES = frozenset(  # types whose elements are stored in whole bytes
+    getattr(onnx.TensorProto, name)
+    for name in "FLOAT DOUBLE FLOAT16 BFLOAT16 INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64 BOOL".split()
 )
 LARGEST_PROTO = 2**31 - 2**20  # bytes; protobuf's limit is 2 GiB
 
@@ -38,7 +43,7 @@ def load(source: str | os.PathLike | onnx.ModelProto) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model) if _fits_one_file(model) else None
     except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # the latter where a damaged file spoils a name
-        raise InputError(f"{where} is not a valid ONNX model: {str(error).strip().splitlines()[0]}") from None
+        raise InputError(f"{where} is not a valid ONNX model: {first_line(error)}") from None
     return model
 
 
@@ -53,9 +58,19 @@ def _read(path: Path) -> onnx.ModelProto:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     try:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
+        _check_whole(model)
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise InputError(f"external data of {path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise InputError(f"external data of {path} cannot be read: {first_line(error)}") from None
     return model
+
+
+def _check_whole(model: onnx.ModelProto) -> None:
+    """onnx 1.19 reads on past the end of a weights file that is too short."""
+    for tensor in model.graph.initializer:
+        if tensor.raw_data and tensor.data_type in WHOLE_BYTES:
+            wanted = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            if len(tensor.raw_data) != wanted:
+                raise ValueError(f"{tensor.name!r} has {len(tensor.raw_data)} bytes, wanted {wanted}. Is a file truncated?")
 
 
 def _siblings(path: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from onnx import numpy_helper, version_converter
 from onnx_distill import numerics, qdq
 from onnx_distill.bias import align_biases
 from onnx_distill.config import QuantizeConfig
-from onnx_distill.errors import InputError
+from onnx_distill.errors import InputError, first_line
 from onnx_distill.model import array, attribute, data_inputs, fresh_name, initializers, names, opset, producers, prune
 from onnx_distill.placement import ActivationSite, Plan, WeightSite
 from onnx_distill.qdq import Quantizer
@@ -85,7 +85,7 @@ def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
         version_converter.ConvertError,
     ) as error:  # IndexError: onnx 1.19 for an unknown operator
         raise InputError(
-            f"the model has opset {opset(model)}, quantizers need {OLDEST_OPSET}, and onnx cannot convert it: {str(error).strip().splitlines()[0]}. "
+            f"the model has opset {opset(model)}, quantizers need {OLDEST_OPSET}, and onnx cannot convert it: {first_line(error)}. "
             "Export it again with a newer opset."
         ) from None
 

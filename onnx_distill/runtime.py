@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from onnx_distill.errors import InputError
+from onnx_distill.errors import InputError, first_line
 
 _ERRORS_ONLY = 3
 
@@ -43,7 +43,7 @@ def open_session(
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a family of unrelated types; all mean: this model does not load
         where = "the model" if isinstance(source, onnx.ModelProto) else str(source)
-        raise InputError(f"onnxruntime {ort.__version__} cannot load {where}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"onnxruntime {ort.__version__} cannot load {where}: {first_line(error)}") from error
 
 
 def run(session: ort.InferenceSession, images: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:

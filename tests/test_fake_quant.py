@@ -206,9 +206,10 @@ def trained_quantizer(kind: str, scale, integers: IntegerRange, w: np.ndarray) -
     """(student whose logits are the quantized w, transposed for a Conv; the images that make it so)."""
     head, shape, axis, before, after = GRAPHS[kind]
     q = Quantizer("v" if before else "w", "y", "s", "z", integers, axis)
-    nodes = "\n".join(onnx.printer.to_text(node) for node in qdq.nodes(q))
-    text = f"""<ir_version: 8, opset_import: ["": 17]> g ({head}) => (float[n,4] logits) {{ {before} {nodes} {after} }}"""
+    text = f"""<ir_version: 8, opset_import: ["": 17]> g ({head}) => (float[n,4] logits) {{ {before} {after} }}"""
     model = onnx.parser.parse_model(text)
+    for place, node in enumerate(qdq.nodes(q), start=1 if before else 0):
+        model.graph.node.insert(place, node)
     zero_point = np.full(np.shape(scale), zero_point_of(integers), integers.dtype)
     for name, values in (("w", w), ("s", scale), ("z", zero_point)):
         model.graph.initializer.append(numpy_helper.from_array(values, name))

@@ -15,7 +15,7 @@ from onnx_distill.data.idx import looks_like_idx, read_idx, sibling_labels
 from onnx_distill.data.images import Images
 from onnx_distill.data.labels import checked_labels, parse_labels
 from onnx_distill.data.preprocess import AS_STORED, Preprocess
-from onnx_distill.errors import InputError
+from onnx_distill.errors import InputError, first_line
 from onnx_distill.model import closest
 
 NPY, ZIP = b"\x93NUMPY", b"PK"
@@ -117,7 +117,7 @@ def _read_numpy(path: Path, keys: tuple[str, ...]) -> np.ndarray:
         with loaded as archive:
             return _member(archive, _key(path, archive.files, keys))
     except UNREADABLE as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{path} cannot be read, or is truncated: {reason}") from None
 
 
