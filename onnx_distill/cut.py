@@ -189,7 +189,7 @@ def _rename_clashes(tail: onnx.ModelProto, teacher: onnx.ModelProto, student: on
             )
     new = {name: models.fresh_name(f"tail/{name}", taken) for name in sorted(clashes)}
     for node in tail.graph.node:
-        _rename(node, new)
+        models.rename_values(node, new)
     for named in [*tail.graph.initializer, *tail.graph.value_info]:
         named.name = new.get(named.name, named.name)
     in_use = {node.name for node in student.graph.node}
@@ -201,16 +201,6 @@ def _equal(tensor: onnx.TensorProto, other: onnx.TensorProto | None) -> bool:
     if other is None or (tensor.data_type, list(tensor.dims)) != (other.data_type, list(other.dims)):
         return False
     return models.array(tensor).tobytes() == models.array(other).tobytes()
-
-
-def _rename(node: onnx.NodeProto, new: dict[str, str]) -> None:
-    node.input[:] = [new.get(name, name) for name in node.input]
-    node.output[:] = [new.get(name, name) for name in node.output]
-    for graph in (graph for entry in node.attribute for graph in (entry.g, *entry.graphs)):
-        for value in graph.output:
-            value.name = new.get(value.name, value.name)
-        for inner in graph.node:
-            _rename(inner, new)
 
 
 def _append(whole: onnx.ModelProto, tail: onnx.ModelProto, teacher: onnx.ModelProto) -> None:

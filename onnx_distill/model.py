@@ -242,6 +242,17 @@ def read_by(node: onnx.NodeProto) -> list[str]:
     return names
 
 
+def rename_values(node: onnx.NodeProto, new: dict[str, str]) -> None:
+    """Old value name -> new one, in place, in what the node reads and makes, in its subgraphs too."""
+    node.input[:] = [new.get(name, name) for name in node.input]
+    node.output[:] = [new.get(name, name) for name in node.output]
+    for graph in (graph for entry in node.attribute for graph in (entry.g, *entry.graphs)):
+        for value in graph.output:
+            value.name = new.get(value.name, value.name)
+        for inner in graph.node:
+            rename_values(inner, new)
+
+
 def _keep(repeated, wanted) -> None:
     kept = [item for item in repeated if wanted(item)]
     if len(kept) != len(repeated):

@@ -1,0 +1,188 @@
+"""A graph being rewritten: look-ups of constants, readers, producers, shapes and types, and edits that keep them true."""
+
+from __future__ import annotations
+
+from typing import Iterable
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnx_distill import model as models
+from onnx_distill.logits import value_types
+
+
+class Graph:
+    """Holds `model` and edits it in place; `finish` writes the edits back."""
+
+    def __init__(self, model: onnx.ModelProto):
+        self.model = model
+        self.opset = models.opset(model)
+        self.outputs = {value.name for value in model.graph.output}
+        self._order = [_copy(node) for node in model.graph.node]
+        self._initializers = models.initializers(model)
+        self._names = {name for node in self._order for name in (node.name, *node.input, *node.output)}
+        self._names |= {value.name for value in model.graph.input} | set(self._initializers)
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        self._producers: dict[str, onnx.NodeProto] = {}
+        for node in self._order:
+            self._enter(node)
+        self._types: dict[str, onnx.ValueInfoProto] | None = None
+        self._types_are_old = True
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """The nodes in topological order, as they stand now."""
+        return list(self._order)
+
+    def producer(self, value: str) -> onnx.NodeProto | None:
+        """The node that makes the value; None for inputs and initializers."""
+        return self._producers.get(value)
+
+    def readers(self, value: str) -> list[onnx.NodeProto]:
+        """The nodes that read the value (in their subgraphs too); being a graph output is not a reader."""
+        return list(self._readers.get(value, ()))
+
+    def only_reader(self, value: str) -> onnx.NodeProto | None:
+        """The node that alone reads the value, if the value is no graph output either."""
+        readers = self.readers(value)
+        return readers[0] if len(readers) == 1 and value not in self.outputs else None
+
+    def is_used(self, value: str) -> bool:
+        return bool(value) and (value in self.outputs or bool(self.readers(value)))
+
+    def holds(self, node: onnx.NodeProto) -> bool:
+        """Whether the node is still in the graph."""
+        return any(self._producers.get(name) is node for name in node.output)
+
+    def constant(self, value: str) -> np.ndarray | None:
+        """The values of an initializer (read-only), or None. Constant nodes are initializers by the time node rewrites run."""
+        tensor = self._initializers.get(value)
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def scalar(self, value: str) -> float | None:
+        """The value of an initializer with one element, or None."""
+        tensor = self._initializers.get(value)
+        if tensor is None or int(np.prod(tensor.dims, dtype=np.int64)) != 1:
+            return None
+        return float(numpy_helper.to_array(tensor).reshape(()))
+
+    def shape(self, value: str) -> tuple[int | str, ...] | None:
+        """Dimensions of a value, an int where fixed and a name ('?' if unnamed) where free; None where even the rank is unknown."""
+        if value in self._initializers:
+            return tuple(self._initializers[value].dims)
+        info = self._type_of(value)
+        return tuple(models.shape_of(info)) if info is not None and info.type.tensor_type.HasField("shape") else None
+
+    def rank(self, value: str) -> int | None:
+        shape = self.shape(value)
+        return None if shape is None else len(shape)
+
+    def dtype(self, value: str) -> int | None:
+        """TensorProto.DataType of a value, or None where unknown."""
+        if value in self._initializers:
+            return self._initializers[value].data_type
+        info = self._type_of(value)
+        return info.type.tensor_type.elem_type if info is not None else None
+
+    def _type_of(self, value: str) -> onnx.ValueInfoProto | None:
+        if self._types is None or (value not in self._types and self._types_are_old):
+            self._types, self._types_are_old = value_types(self.finish()), False
+        return self._types.get(value)
+
+    def fresh(self, base: str) -> str:
+        """A name, like `base`, that nothing in the graph has."""
+        return models.fresh_name(base, self._names)
+
+    def add_constant(self, array: np.ndarray, base: str) -> str:
+        """The name of a new initializer with these values."""
+        name = self.fresh(base)
+        self._put(numpy_helper.from_array(np.ascontiguousarray(array).reshape(np.shape(array)), name))
+        return name
+
+    def set_constant(self, name: str, array: np.ndarray, reader: onnx.NodeProto) -> str:
+        """New values for the constant that `reader` reads: under the old name where nothing else reads it, else under a new one."""
+        if self.only_reader(name) is not reader:
+            return self.add_constant(array, name)
+        self._put(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def _put(self, tensor: onnx.TensorProto) -> None:
+        if tensor.name in self._initializers:
+            self._initializers[tensor.name].CopyFrom(tensor)
+        else:
+            self.model.graph.initializer.append(tensor)
+            self._initializers[tensor.name] = self.model.graph.initializer[-1]
+
+    def node(
+        self, op: str, inputs: Iterable[str], like: onnx.NodeProto, output: str | None = None, **attributes
+    ) -> onnx.NodeProto:
+        """A node named after `like`, the one it replaces (in part); its one output is `output` or new.
+
+        Attributes that are None are left out.
+        """
+        base = f"{like.name or like.output[0]}/{op}"
+        given = {name: value for name, value in attributes.items() if value is not None}
+        return onnx.helper.make_node(
+            op, list(inputs), [output or self.fresh(base)], name=self.fresh(f"{base}/node"), **given
+        )
+
+    def replace(self, node: onnx.NodeProto, new: list[onnx.NodeProto]) -> None:
+        """Put `new`, in topological order, where `node` was. The outputs of `node` that are still read must be made by them."""
+        place = next(i for i, other in enumerate(self._order) if other is node)
+        self._order[place : place + 1] = new
+        self._leave(node)
+        for other in new:
+            self._enter(other)
+
+    def rename(self, old: str, new: str) -> None:
+        """Everything that reads `old` reads `new`; graph outputs keep their names, so `old` must be none."""
+        for node in self.readers(old):
+            self._leave(node)
+            models.rename_values(node, {old: new})
+            self._enter(node)
+
+    def remove(self, node: onnx.NodeProto) -> bool:
+        """Take out a node whose first output equals its first input; False, and nothing done, where the output is a graph
+        output and so is the input, or the input is made by no node: then nobody else could carry its name."""
+        source, result = node.input[0], node.output[0]
+        if result not in self.outputs:
+            self.replace(node, [])
+            self.rename(result, source)
+            return True
+        made_by = self.producer(source)
+        if made_by is None or source in self.outputs:
+            return False
+        self.replace(node, [])
+        self._leave(made_by)
+        made_by.output[:] = [result if name == source else name for name in made_by.output]
+        self._enter(made_by)
+        self.rename(source, result)
+        return True
+
+    def _enter(self, node: onnx.NodeProto) -> None:
+        for name in dict.fromkeys(models.read_by(node)):
+            self._readers.setdefault(name, []).append(node)
+        self._producers.update({name: node for name in node.output if name})
+        self._types_are_old = True
+
+    def _leave(self, node: onnx.NodeProto) -> None:
+        for name in dict.fromkeys(models.read_by(node)):
+            self._readers[name] = [other for other in self._readers[name] if other is not node]
+        for name in node.output:
+            if self._producers.get(name) is node:
+                del self._producers[name]
+        self._types_are_old = True
+
+    def finish(self) -> onnx.ModelProto:
+        """The model with the edits in it; what nothing reads any more is still there."""
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(self._order)
+        return self.model
+
+
+def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Its own message: one that belongs to a model is gone when the model's nodes are replaced."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
