@@ -231,7 +231,7 @@ def damaged(folder):
     return {
         "missing": (folder / "whole.npu", r"no file .*whole.npu; closest: '\w+.np[yz]'"),
         "missing-folder": (folder / "nowhere" / "a.npy", "no file"),
-        "folder": (folder / "folder", "is a folder; wanted an .npz, .npy or IDX file"),
+        "folder": (folder / "folder", "no images in .*folder"),
         "empty": (write(folder / "e", b""), "is empty"),
         "png": (write(folder / "p", b"\x89PNG\r\n"), "starts with bytes 89 50 4e 47; wanted an .npz, .npy or IDX file"),
         "cut-npy": (write(folder / "n", npy[:-1]), "cannot be read, or is truncated"),

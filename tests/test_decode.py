@@ -28,10 +28,6 @@ def test_lossless_file_of_the_right_size_is_decoded_exactly():
     np.testing.assert_array_equal(decode(file_of(COLOUR), same_size()), COLOUR)
 
 
-def test_bgr_is_rgb_backwards():
-    np.testing.assert_array_equal(decode(file_of(COLOUR), same_size(order="BGR")), COLOUR[:, :, ::-1])
-
-
 def test_grey_file_has_three_equal_channels_and_colour_file_one_of_luminance():
     np.testing.assert_array_equal(decode(file_of(RAMP), same_size()), np.repeat(RAMP[:, :, None], 3, axis=2))
     luminance = COLOUR.astype(float) @ (0.299, 0.587, 0.114)  # ITU-R 601

@@ -1,9 +1,21 @@
-"""Images in: arrays and IDX files, preprocessing, batches, augmentation."""
+"""Images in: arrays, IDX files, folders, list files and tars; preprocessing, batches, augmentation."""
 
-from onnx_distill.data.arrays import ArrayImages, open_images
+from onnx_distill.data.arrays import ArrayImages
 from onnx_distill.data.augment import Augment
 from onnx_distill.data.batches import Batch, batches
 from onnx_distill.data.images import Images, split
-from onnx_distill.data.preprocess import Preprocess
+from onnx_distill.data.open import Decoding, open_images
+from onnx_distill.data.preprocess import PRESETS, Preprocess
 
-__all__ = ["ArrayImages", "Augment", "Batch", "Images", "Preprocess", "batches", "open_images", "split"]
+__all__ = [
+    "PRESETS",
+    "ArrayImages",
+    "Augment",
+    "Batch",
+    "Decoding",
+    "Images",
+    "Preprocess",
+    "batches",
+    "open_images",
+    "split",
+]

@@ -60,7 +60,7 @@ class ArrayImages(Images):
         return self.preprocess.apply(np.zeros_like(self.pixels[:1]))[0, :, 0, 0]
 
 
-def open_images(
+def open_arrays(
     path: str | os.PathLike,
     labels: str | os.PathLike | None = None,
     preprocess: Preprocess = AS_STORED,

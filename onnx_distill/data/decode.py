@@ -14,7 +14,6 @@ from onnx_distill.errors import InputError, first_line
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")  # by content, whatever the name; no vector formats
 MOST_PIXELS = 178_956_970  # Pillow's own line between large and a decompression bomb
 FITS = ("crop", "stretch")
-ORDERS = ("RGB", "BGR")
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, OverflowError, IndexError, KeyError, TypeError)
 
 
@@ -31,7 +30,6 @@ class Framing:
     channels: int = 3  # 3: colour, 1: grey
     crop_fraction: float = 1.0  # central share of each side that is kept; 0.875 for most ImageNet models
     fit: str = "crop"  # crop: the aspect is kept, what hangs over is cut off (torchvision); stretch: it is not (TF-slim)
-    order: str = "RGB"  # of the channels; BGR for models that were trained on OpenCV's or Caffe's images
 
     def __post_init__(self):
         if self.channels not in (1, 3):
@@ -40,10 +38,8 @@ class Framing:
             raise InputError(f"the image size is {self.height}x{self.width}; wanted at least 1x1.")
         if not 0 < self.crop_fraction <= 1:
             raise InputError(f"crop_fraction is {self.crop_fraction}; wanted above 0 and at most 1.")
-        if self.fit not in FITS or self.order not in ORDERS:
-            raise InputError(
-                f"fit is {self.fit!r}, order {self.order!r}; wanted {' | '.join(FITS)} and {' | '.join(ORDERS)}."
-            )
+        if self.fit not in FITS:
+            raise InputError(f"fit is {self.fit!r}; wanted {' | '.join(FITS)}.")
 
 
 def decode(content: bytes, framing: Framing) -> np.ndarray:
@@ -70,8 +66,7 @@ def _pixels(content: bytes, framing: Framing) -> np.ndarray:
         box = _box(opened.width, opened.height, framing)
         image = _eight_bit(opened).convert("L" if framing.channels == 1 else "RGB")
         image = image.resize((framing.width, framing.height), Image.Resampling.BILINEAR, box=box)
-    pixels = np.asarray(image).reshape(framing.height, framing.width, framing.channels)
-    return pixels[:, :, ::-1] if framing.order == "BGR" else pixels
+    return np.asarray(image).reshape(framing.height, framing.width, framing.channels)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

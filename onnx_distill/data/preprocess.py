@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from onnx_distill.data.decode import Framing
 from onnx_distill.errors import InputError
 
 METADATA_KEY = "onnx_distill.preprocess"  # in a model's metadata_props
 LAYOUTS = ("auto", "NCHW", "NHWC", "NHW")
+ORDERS = ("RGB", "BGR")
+STORED = ("mean", "scale", "layout", "order", "crop_fraction", "fit", "label_offset")  # what files and metadata may say
 CHANNEL_COUNTS = (1, 3, 4)  # grey, RGB, RGBA: what 'auto' takes for channels
 
 
@@ -24,6 +27,13 @@ class Preprocess:
     mean: tuple[float, ...] = (0.0,)  # pixel units; one for all channels, or one per channel
     scale: tuple[float, ...] = (1.0,)  # 1 / standard deviation, per pixel unit; one for all channels, or one per channel
     layout: str = "auto"  # of the stored arrays; auto: rank 3 is NHW, rank 4 by where 1, 3 or 4 channels stand
+    order: str = (
+        "RGB"  # of the channels that the model wants; files and arrays hold RGB. BGR: trained on OpenCV's or Caffe's images
+    )
+    crop_fraction: float = 1.0  # of image files: central share of each side that is kept; 0.875 for most ImageNet models
+    fit: str = (
+        "crop"  # of image files: crop keeps the aspect and cuts what hangs over (torchvision), stretch does not (TF-slim)
+    )
     label_offset: int = 0  # added to every stored label; 1 for models with a background class at 0
 
     def __post_init__(self):
@@ -39,6 +49,9 @@ class Preprocess:
             )
         if self.layout not in LAYOUTS:
             raise InputError(f"layout {self.layout!r} is unknown; wanted one of {', '.join(LAYOUTS)}.")
+        if self.order not in ORDERS:
+            raise InputError(f"order {self.order!r} is unknown; wanted one of {', '.join(ORDERS)}.")
+        Framing(1, 1, crop_fraction=self.crop_fraction, fit=self.fit)
         if isinstance(self.label_offset, bool) or not isinstance(self.label_offset, int):
             raise InputError(f"label_offset is {self.label_offset!r}; wanted a whole number.")
 
@@ -84,10 +97,17 @@ class Preprocess:
             pixels = pixels.transpose(0, 3, 1, 2)
         elif layout == "NHW":
             pixels = pixels[:, None]
+        if self.order == "BGR":
+            pixels = pixels[:, ::-1]
         x = np.asarray(pixels).astype(np.float32, order="C")
         x -= np.array(self.mean, np.float32)[:, None, None]
         x *= np.array(self.scale, np.float32)[:, None, None]
         return x
+
+    def framing(self, shape: tuple[int, ...]) -> Framing:
+        """How image files are cut and scaled for a model whose images are [channels, height, width]."""
+        channels, height, width = shape
+        return Framing(height, width, channels, self.crop_fraction, self.fit)
 
 
 def _numbers(name: str, given) -> tuple[float, ...]:
@@ -101,12 +121,12 @@ def _numbers(name: str, given) -> tuple[float, ...]:
 
 
 def _parse(stored: str) -> dict:
-    wanted = "wanted a JSON object with any of mean, scale, layout, label_offset."
+    wanted = f"wanted a JSON object with any of {', '.join(STORED)}."
     try:
         values = json.loads(stored)
     except ValueError:
         raise InputError(f"the model's {METADATA_KEY} metadata is not JSON: {stored[:60]!r}; {wanted}") from None
-    if not isinstance(values, dict) or set(values) - {"mean", "scale", "layout", "label_offset"}:
+    if not isinstance(values, dict) or set(values) - set(STORED):
         raise InputError(f"the model's {METADATA_KEY} metadata is {stored[:60]!r}; {wanted}")
     return values
 
@@ -122,4 +142,12 @@ def _guess(shape: tuple[int, ...]) -> str:
     return "NCHW" if first else "NHWC"
 
 
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels / 255, as torchvision has them
+PRESETS = {
+    "imagenet": dict(
+        mean=tuple(255 * m for m in _MEAN), scale=tuple(1 / (255 * s) for s in _STD), crop_fraction=0.875, fit="crop"
+    ),
+    "mobilenet": dict(mean=127.5, scale=1 / 127.5, crop_fraction=0.875, fit="stretch"),  # TF-slim, and the seed's demo
+    "raw": dict(mean=0.0, scale=1.0, crop_fraction=1.0, fit="stretch"),
+}
 AS_STORED = Preprocess()  # pixels and labels taken as they are

@@ -1,0 +1,73 @@
+"""Images from whatever a user names: arrays, a folder, a list file beside a folder, a tar."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+from onnx_distill.data.arrays import ArrayImages, open_arrays
+from onnx_distill.data.decoded import Decoded, decode_all, refuse_broken
+from onnx_distill.data.images import Images
+from onnx_distill.data.listing import Listing, list_file, list_folder, list_tar
+from onnx_distill.data.preprocess import AS_STORED, Preprocess
+from onnx_distill.errors import InputError
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How image files are decoded; has no influence on the pixels."""
+
+    workers: int = 0  # processes; 0 decodes in this one
+    cache: Optional[str] = None  # folder that keeps decoded images for the next run; None keeps nothing
+    most_broken: float = 0.01  # share of images that may be unreadable
+    on_progress: Callable[[int, int], None] = lambda done, total: None
+    on_decoded: Callable[[Decoded], None] = lambda decoded: None  # told what was broken, if few enough were
+
+
+def open_images(
+    path: str | os.PathLike,
+    labels: str | os.PathLike | None = None,
+    preprocess: Preprocess = AS_STORED,
+    classes: int | None = None,
+    shape: tuple[int, ...] | None = None,
+    decoding: Decoding = Decoding(),
+) -> Images:
+    """The images at `path`, with labels where there are any.
+
+    path: .npy, .npz or IDX (see open_arrays); a folder per class, or one flat folder; a folder and as `labels` a text file of
+    `name label` lines; an uncompressed tar (WebDataset). shape: [channels, height, width] of the model, for image files.
+    Raises InputError for what is missing, damaged, or does not fit together.
+    """
+    path = Path(path)
+    listing = _listing(path, labels)
+    if listing is None:
+        return open_arrays(path, labels, preprocess, classes)
+    if shape is None or len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise InputError(
+            f"images of {path} cannot be scaled to the model's input {shape}; wanted fixed sizes: --input-shape C,H,W."
+        )
+    decoded = decode_all(listing, preprocess.framing(shape), decoding.workers, decoding.cache, decoding.on_progress)
+    refuse_broken(decoded, decoding.most_broken)
+    decoding.on_decoded(decoded)
+    images = ArrayImages(decoded.pixels, listing.labels, preprocess.replace(layout="NHWC"), classes)
+    return images if not decoded.broken else images.subset(decoded.rows)
+
+
+def _listing(path: Path, labels: str | os.PathLike | None) -> Listing | None:
+    """The image files at `path`; None where it is no collection of files."""
+    if path.is_dir():
+        return list_folder(path) if labels is None else list_file(path, labels)
+    if not path.is_file() or not _looks_like_tar(path):
+        return None
+    if labels is not None:
+        raise InputError(f"{path} is a tar, whose labels are the .cls members in it; leave out --labels.")
+    return list_tar(path)
+
+
+def _looks_like_tar(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(262)[257:] == b"ustar" or path.name.lower().endswith(
+            (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+        )
