@@ -5,6 +5,8 @@ FakeQuantize -> QuantizeLinear, [Clip on integers,] DequantizeLinear       6 to 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 
 from onnx_distill import qdq
@@ -30,7 +32,10 @@ def lower_quantizers(training: onnx.ModelProto, student: FakeQuantModel) -> onnx
 
 
 def _runtime_nodes(node: onnx.NodeProto, q: Quantizer) -> list[onnx.NodeProto]:
-    return qdq.nodes(Quantizer(node.input[0], node.output[0], node.input[1], q.zero_point, q.integers, q.axis))
+    """Named after the student's own value: the runtime lets constants of equal content be one (ConstantSharing, 1.19.2)."""
+    made = qdq.nodes(replace(q, result=node.output[0], scale=node.input[1]))
+    made[0].input[0] = node.input[0]
+    return made
 
 
 def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
