@@ -4,6 +4,7 @@
 
     dx = dy * m                         m = (s * low <= x <= s * high)         straight-through estimator
     ds = sum dy * (y / s - m * x / s)                                          learned step size, Esser et al. 2020
+       = (sum dy * y - sum dx * x) / s                                         two inner products, see lower/inner_products.py
 
 The zero point is an integer and stays, so it drops out of both lines. s is a scalar or has one entry per channel.
 
@@ -156,15 +157,13 @@ def _gradient(axis: int | None, rank: int) -> list[_ort.GradientNode]:
     """
     step = "I(1)"
     broadcast: list[_ort.GradientNode] = []
-    reduce: list[_ort.GradientNode] = [("ReduceSum", ["e"], ["ds"], {"keepdims": (0, "int")})]
+    axes: list[str] = []
     if axis is not None:
         step = "step"
         shape, others = [-1 if d == axis else 1 for d in range(rank)], [d for d in range(rank) if d != axis]
         broadcast = [("Constant", [], ["shape"], {"value": (shape, "int")}), ("Reshape", ["I(1)", "shape"], ["step"])]
-        reduce = [
-            ("Constant", [], ["axes"], {"value": (others, "int")}),
-            ("ReduceSum", ["e", "axes"], ["ds"], {"keepdims": (0, "int")}),
-        ]
+        broadcast.append(("Constant", [], ["axes"], {"value": (others, "int")}))
+        axes = ["axes"]
     return [
         *broadcast,
         ("Mul", [step, "I(2)"], ["low"]),
@@ -175,11 +174,13 @@ def _gradient(axis: int | None, rank: int) -> list[_ort.GradientNode]:
         ("Cast", ["inside"], ["byte"], {"to": (TensorProto.UINT8, "int")}),
         ("Constant", [], ["one"], {"value": (1.0, "float")}),
         ("DequantizeLinear", ["byte", "one"], ["m"]),
-        ("Mul", ["GO(0)", "m"], ["GI(0)"]),
-        ("Mul", ["m", "I(0)"], ["mx"]),
-        ("Sub", ["O(0)", "mx"], ["d"]),
-        ("Mul", ["GO(0)", "d"], ["e"]),
-        *reduce,
+        ("Mul", ["GO(0)", "m"], ["dx"]),
+        ("Identity", ["dx"], ["GI(0)"]),  # what has a name of its own may be read again below
+        ("Mul", ["GO(0)", "O(0)"], ["dyy"]),
+        ("ReduceSum", ["dyy", *axes], ["behind"], {"keepdims": (0, "int")}),
+        ("Mul", ["dx", "I(0)"], ["dxx"]),
+        ("ReduceSum", ["dxx", *axes], ["before"], {"keepdims": (0, "int")}),
+        ("Sub", ["behind", "before"], ["ds"]),
         ("Div", ["ds", "I(1)"], ["GI(1)"]),
     ]
 

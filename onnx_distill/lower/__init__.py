@@ -6,14 +6,23 @@ import onnx
 
 from onnx_distill.fake_quant import FakeQuantModel
 from onnx_distill.lower.blocked import block_size
+from onnx_distill.lower.dense import lower_dense
 from onnx_distill.lower.depthwise import lower_depthwise
+from onnx_distill.lower.identities import lower_identities
+from onnx_distill.lower.inner_products import lower_inner_products
+from onnx_distill.lower.layouts import lower_layouts
+from onnx_distill.lower.nodes import value_shapes
 from onnx_distill.lower.quantizers import lower_quantizers
 
 
 def lower(training: onnx.ModelProto, student: FakeQuantModel, batch_size: int | None = None) -> onnx.ModelProto:
     """A faster copy of the training model. With `batch_size` it may be rewritten so that it takes batches of that size only."""
-    made = lower_quantizers(training, student)
-    block = block_size()
-    if batch_size and block:
-        made = lower_depthwise(made, batch_size, block)
-    return made
+    made = lower_identities(lower_quantizers(training, student))
+    if not batch_size:
+        return made
+    made = lower_inner_products(made)
+    block, shapes = block_size(), value_shapes(made, batch_size)
+    if block:
+        made = lower_depthwise(made, shapes, block)
+    made = lower_dense(made, shapes, block)
+    return lower_layouts(made, shapes, block) if block else made

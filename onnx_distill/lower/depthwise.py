@@ -15,12 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper, shape_inference
 
-from onnx_distill.lower.blocked import DOMAIN
-from onnx_distill.model import attribute, prune
+from onnx_distill.lower.nodes import Constants, Nodes, rewritten
+from onnx_distill.model import attribute
 
 
 @dataclass(frozen=True)
@@ -51,45 +49,40 @@ class Geometry:
         return list(self.pads[:2]) + [self.k - size - first + (out - 1) * self.s for size, out, first in sizes]
 
 
-def lower_depthwise(training: onnx.ModelProto, batch_size: int, block: int) -> onnx.ModelProto:
-    """A copy of the training model, for batches of `batch_size`, with its depthwise Conv and ConvGrad on blocked kernels."""
-    shapes = value_shapes(training, batch_size)
-    writer = _Writer(block)
-    nodes: list[onnx.NodeProto] = []
-    for node in training.graph.node:
+def lower_depthwise(training: onnx.ModelProto, shapes: dict[str, list[int]], block: int) -> onnx.ModelProto:
+    """A copy of the training model, for batches of the size in `shapes`, with its depthwise Conv and ConvGrad on blocked kernels."""
+    constants = Constants()
+
+    def rewrite(node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
         geometry = _geometry(node, shapes, block)
         if geometry is None:
-            nodes.append(node)
-        elif node.op_type == "Conv":
-            nodes += writer.forward(node, geometry)
-        else:
-            nodes += writer.backward(node, geometry)
-    made = onnx.ModelProto()
-    made.CopyFrom(training)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del made.graph.node[:]
-    made.graph.node.extend(copies)
-    made.graph.initializer.extend(writer.constants.values())
-    made.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-    prune(made)
-    return made
+            return None
+        write = _forward if node.op_type == "Conv" else _backward
+        return write(node, geometry, constants, block)
+
+    return rewritten(training, rewrite, constants)
 
 
-def value_shapes(model: onnx.ModelProto, batch_size: int) -> dict[str, list[int]]:
-    """Fully known shapes of values when every free first dimension of an input is `batch_size`."""
-    pinned = onnx.ModelProto()
-    pinned.CopyFrom(model)
-    for value in pinned.graph.input:
-        dims = value.type.tensor_type.shape.dim
-        if dims and not dims[0].HasField("dim_value"):
-            dims[0].dim_value = batch_size
-    inferred = shape_inference.infer_shapes(pinned).graph
-    shapes = {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
-    for value in [*inferred.input, *inferred.value_info, *inferred.output]:
-        dims = value.type.tensor_type.shape.dim
-        if all(d.HasField("dim_value") for d in dims):
-            shapes[value.name] = [d.dim_value for d in dims]
-    return shapes
+def _forward(node: onnx.NodeProto, g: Geometry, constants: Constants, block: int) -> list[onnx.NodeProto]:
+    graph = _Depthwise(constants, f"{node.output[0]}/blocked", block)
+    x, w = graph.reorder_input(node.input[0]), graph.filter(node.input[1], g)
+    y = graph.conv([x, w, *node.input[2:3]], g.c, (g.k, g.k), list(g.pads), (g.s, g.s))
+    graph.reorder_output(y, g.c, node.output[0])
+    return graph.nodes
+
+
+def _backward(node: onnx.NodeProto, g: Geometry, constants: Constants, block: int) -> list[onnx.NodeProto]:
+    dy, x, w = node.input
+    dx, dw, db = (list(node.output) + ["", "", ""])[:3]
+    graph = _Depthwise(constants, f"{dw or dx}/blocked", block)
+    blocked_dy = graph.reorder_input(dy)
+    if dx:
+        graph.reorder_output(graph.input_gradient(blocked_dy, w, g), g.c, dx)
+    if dw:
+        graph.filter_gradient(graph.reorder_input(x), blocked_dy, g, dw)
+    if db:
+        graph.bias_gradient(blocked_dy, g, db)
+    return graph.nodes
 
 
 def _geometry(node: onnx.NodeProto, shapes: dict[str, list[int]], block: int) -> Geometry | None:
@@ -113,99 +106,38 @@ def _geometry(node: onnx.NodeProto, shapes: dict[str, list[int]], block: int) ->
     return geometry if min(geometry.dx_pads + geometry.dw_pads) >= 0 else None
 
 
-class _Writer:
-    """Writes the nodes; constants are shared by value."""
-
-    def __init__(self, block: int):
-        self.block = block
-        self.constants: dict[str, onnx.TensorProto] = {}
-
-    def forward(self, node: onnx.NodeProto, g: Geometry) -> list[onnx.NodeProto]:
-        graph = _Nodes(self, node.output[0])
-        x, w = graph.reorder_input(node.input[0]), graph.filter(node.input[1], g)
-        y = graph.conv([x, w, *node.input[2:3]], g.c, g.k, list(g.pads), g.s)
-        graph.reorder_output(y, g.c, node.output[0])
-        return graph.nodes
-
-    def backward(self, node: onnx.NodeProto, g: Geometry) -> list[onnx.NodeProto]:
-        dy, x, w = node.input
-        dx, dw, db = (list(node.output) + ["", "", ""])[:3]
-        graph = _Nodes(self, dw or dx)
-        blocked_dy = graph.reorder_input(dy)
-        if dx:
-            graph.reorder_output(graph.input_gradient(blocked_dy, w, g), g.c, dx)
-        if dw:
-            graph.filter_gradient(graph.reorder_input(x), blocked_dy, g, dw)
-        if db:
-            graph("ReduceSum", dy, self.constant([0, 2, 3]), to=db, keepdims=0)
-        return graph.nodes
-
-    def constant(self, values, dtype=np.int64) -> str:
-        array = np.asarray(values, dtype)
-        name = f"onnx_distill/{array.dtype}/{'_'.join(map(str, np.atleast_1d(array)))}{'' if array.ndim else '/scalar'}"
-        self.constants.setdefault(name, numpy_helper.from_array(array, name))
-        return name
-
-
-class _Nodes:
-    """The nodes of one convolution: graph("Mul", a, b) appends a node and returns its output."""
-
-    def __init__(self, writer: _Writer, base: str):
-        self.writer, self.base = writer, base
-        self.nodes: list[onnx.NodeProto] = []
-
-    def __call__(self, operator: str, *inputs: str, to: str = "", domain: str = "", **attributes) -> str:
-        name = f"{self.base}/blocked/{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [to or name], name, domain=domain, **attributes))
-        return to or name
-
-    def reorder_input(self, value: str) -> str:
-        return self("ReorderInput", value, domain=DOMAIN)
-
-    def reorder_output(self, value: str, channels: int, to: str) -> None:
-        self("ReorderOutput", value, to=to, domain=DOMAIN, channels=channels)
-
-    def reshape(self, value: str, shape: list[int], to: str = "") -> str:
-        return self("Reshape", value, self.writer.constant(shape), to=to)
-
-    def conv(self, inputs: list[str], channels: int, kernel, pads: list[int], stride: int = 1, dilation: int = 1) -> str:
-        kernel = [kernel, kernel] if isinstance(kernel, int) else kernel
-        return self(
-            "Conv",
-            *inputs,
-            domain=DOMAIN,
-            group=channels,
-            kernel_shape=kernel,
-            pads=pads,
-            strides=[stride] * 2,
-            dilations=[dilation] * 2,
-        )
+class _Depthwise(Nodes):
+    """The three results of one depthwise convolution."""
 
     def filter(self, w: str, g: Geometry, turned: bool = False) -> str:
         """[c, 1, k, k] as a blocked filter, for dx turned by 180 degrees: tiny."""
-        blocks = self("Transpose", self.reshape(w, [g.c // self.writer.block, self.writer.block, g.k**2]), perm=[0, 2, 1])
+        blocks = self("Transpose", self.reshape(w, [g.c // self.block, self.block, g.k**2]), perm=[0, 2, 1])
         if turned:
-            blocks = self("Gather", blocks, self.writer.constant(range(g.k**2)[::-1]), axis=1)
+            blocks = self("Gather", blocks, self.constant(range(g.k**2)[::-1]), axis=1)
         return self.reshape(blocks, [g.c, 1, g.k, g.k])
 
     def input_gradient(self, dy: str, w: str, g: Geometry) -> str:
         """Blocked dx [n, c, h, w] from blocked dy."""
         spread = dy if g.s == 1 else self.spread(dy, g)
-        return self.conv([spread, self.filter(w, g, turned=True)], g.c, g.k, g.dx_pads)
+        return self.conv([spread, self.filter(w, g, turned=True)], g.c, (g.k, g.k), g.dx_pads)
 
     def spread(self, dy: str, g: Geometry) -> str:
         """Blocked [n, c, 2 ho, 2 wo] with dy at the even places and zeros between."""
-        rows = self.reshape(dy, [g.n * g.c // self.writer.block * g.ho, 1, g.wo, self.writer.block])
-        padded = self("Pad", rows, self.writer.constant([0, 0, 0, 0, 0, 1, 0, self.writer.block]))
+        rows = self.reshape(dy, [g.n * g.c // self.block * g.ho, 1, g.wo, self.block])
+        padded = self("Pad", rows, self.constant([0, 0, 0, 0, 0, 1, 0, self.block]))
         return self.reshape(padded, [g.n, g.c, 2 * g.ho, 2 * g.wo])
 
     def filter_gradient(self, x: str, dy: str, g: Geometry, to: str) -> None:
         """dw [c, 1, k, k] from blocked x and dy; neither is copied, only looked at with another shape."""
-        channels, block = g.n * g.c, self.writer.block
+        channels, block = g.n * g.c, self.block
         image = self.reshape(x, [1, channels, g.h, g.w])
         kernel = self.reshape(dy, [channels, 1, g.ho, g.wo])
-        products = self.conv([image, kernel], channels, [g.ho, g.wo], g.dw_pads, dilation=g.s)
-        sums = self(
-            "ReduceSum", self.reshape(products, [g.n, g.c // block, g.k**2, block]), self.writer.constant([0]), keepdims=0
-        )
+        products = self.conv([image, kernel], channels, (g.ho, g.wo), g.dw_pads, dilations=(g.s, g.s))
+        sums = self("ReduceSum", self.reshape(products, [g.n, g.c // block, g.k**2, block]), self.constant([0]), keepdims=0)
         self.reshape(self("Transpose", sums, perm=[0, 2, 1]), [g.c, 1, g.k, g.k], to)
+
+    def bias_gradient(self, dy: str, g: Geometry, to: str) -> None:
+        """db [c] from blocked dy: first over space, then over images, each a sum that the runtime has a fast loop for."""
+        rows = self.reshape(dy, [g.n * g.c // self.block, g.ho * g.wo, self.block])
+        images = self.reshape(self("ReduceSum", rows, self.constant([1]), keepdims=0), [g.n, g.c])
+        self("ReduceSum", images, self.constant([0]), to=to, keepdims=0)
