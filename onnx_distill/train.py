@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_distill import artifacts, runtime
+from onnx_distill import artifacts
 from onnx_distill.bias import align_biases
 from onnx_distill.config import DistillConfig, TrainConfig
 from onnx_distill.data import Augment, Images
@@ -21,6 +21,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.model import initializers
 from onnx_distill.optimizer import Optimizer
 from onnx_distill.step import Step
+from onnx_distill.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,14 @@ def train(
     """
     check_fit(student, teacher, images, distill)
     batch_size = min(config.batch_size, len(images))
-    teacher_session = runtime.open_session(teacher, config.threads or None, spinning=False)
+    augment = Augment(config.flip, config.shift)
+    classes = artifacts.class_count(student.graph.output[0])
+    guide = Teacher(teacher, config.threads, classes, remember=0 if augment.changes else len(images))
     with tempfile.TemporaryDirectory(prefix="onnx-distill-") as folder:
         made = artifacts.build(student, distill, config.learn_steps, Path(folder), batch_size)
         step = Step(made, config.threads)
     optimizer = Optimizer(step.parameters, made.parameters.weights, made.parameters.biases, made.parameters.steps, config)
     rng = np.random.default_rng(config.seed)
-    augment = Augment(config.flip, config.shift)
     steps_per_epoch = len(images) // batch_size
     steps = max(1, round(config.epochs * steps_per_epoch))
 
@@ -93,9 +95,9 @@ def train(
         for number, index in enumerate(_orders(len(images), batch_size, steps, rng), start=1):
             started = time.perf_counter()
             batch = augment(images.read(index), rng, images.fill)
-            runtime.check_batch(teacher_session, batch)
+            guide.check(batch)
             labels = images.labels[index] if images.labels is not None else None
-            teacher_logits = runtime.run(teacher_session, batch)[0] if distill.alpha > 0 else None
+            teacher_logits = guide.logits(batch, index) if distill.alpha > 0 else None
             loss, _ = step.run(batch, teacher_logits, labels)
             share = rate_share(number, steps, config)
             _check_finite(loss, number, share * config.learning_rate)

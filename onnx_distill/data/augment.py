@@ -20,6 +20,11 @@ class Augment:
         if isinstance(self.shift, bool) or not isinstance(self.shift, int) or self.shift < 0:
             raise InputError(f"shift is {self.shift!r}; wanted a whole number of pixels, 0 or more.")
 
+    @property
+    def changes(self) -> bool:
+        """Whether an image may differ from one epoch to the next."""
+        return self.flip or self.shift > 0
+
     def __call__(self, images: np.ndarray, rng: np.random.Generator, fill: float | np.ndarray = 0.0) -> np.ndarray:
         """float32 [n, c, h, w] like `images`, which it does not change (and returns as they are when all is off).
 
