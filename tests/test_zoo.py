@@ -1,0 +1,199 @@
+"""Every classifier of tests/zoo goes the whole way: normalized, gradients checked, quantized, trained for ten steps, exported."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnx_distill import artifacts, runtime
+from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
+from onnx_distill.cut import cut
+from onnx_distill.data import Images
+from onnx_distill.evaluate import agreement
+from onnx_distill.model import image_input, shape_of
+from onnx_distill.normalize import normalize
+from onnx_distill.optimizer import Optimizer
+from onnx_distill.pipeline import deployable, quantize_with_images
+from onnx_distill.placement import with_node_names
+from onnx_distill.step import Step
+from onnx_distill.train import with_parameters
+
+FOLDER = Path(__file__).with_name("zoo")
+ZOO = sorted(path.stem for path in FOLDER.glob("*.onnx"))
+FAMILIES = (
+    "audio convnext densenet efficientnet mlp mobilenetv1 mobilenetv2 mobilenetv3 regnet resnet shufflenetv2 vgg vit".split()
+)
+SIZE = 16  # of an image whose height and width the model leaves open
+W4A4 = QuantizeConfig(weight_bits=4, activation_bits=4)
+RECIPE = TrainConfig(learning_rate=3e-3, schedule="constant", warmup=0.0)
+TEACHER_ALONE = DistillConfig(temperature=2, alpha=1)
+
+each_of_the_zoo = pytest.mark.parametrize("name", ZOO)
+
+
+class Arrays(Images):
+    """Images of any rank, as they are."""
+
+    labels = None
+
+    def __init__(self, values: np.ndarray):
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        return self.values[indices]
+
+    def subset(self, indices: np.ndarray) -> Arrays:
+        return Arrays(self.values[indices])
+
+    @property
+    def fill(self) -> np.ndarray:
+        raise NotImplementedError("nothing here is shifted")
+
+
+def original(name: str) -> onnx.ModelProto:
+    return onnx.load(str(FOLDER / f"{name}.onnx"))
+
+
+@functools.cache
+def normalized(name: str) -> onnx.ModelProto:
+    model = original(name)
+    return normalize(model, input_shape=random_images(model, 1).shape[1:])[0]
+
+
+@functools.cache
+def float_model(name: str) -> onnx.ModelProto:
+    """Normalized, and cut at its logits."""
+    return with_node_names(cut(normalized(name)))
+
+
+@functools.cache
+def student(name: str) -> onnx.ModelProto:
+    model = float_model(name)
+    return quantize_with_images(model, Arrays(random_images(model, 64)), W4A4, threads=1)
+
+
+def random_images(model: onnx.ModelProto, count: int, seed: int = 0) -> np.ndarray:
+    sizes = [size if isinstance(size, int) and size > 0 else SIZE for size in shape_of(image_input(model))[1:]]
+    return np.random.default_rng(seed).standard_normal((count, *sizes)).astype(np.float32)
+
+
+def make_step(
+    model: onnx.ModelProto, learn_steps: str = "all", batch_size: int | None = None
+) -> tuple[artifacts.Artifacts, Step]:
+    with tempfile.TemporaryDirectory() as folder:
+        made = artifacts.build(model, TEACHER_ALONE, learn_steps, Path(folder), batch_size)
+        return made, Step(made, threads=1)
+
+
+# ---- the files
+
+
+def test_the_readme_has_the_checksum_of_every_file():
+    listed = dict(re.findall(r"\| ([\w.-]+)\.onnx \|.*?`([0-9a-f]{64})`", (FOLDER / "README.md").read_text()))
+    assert listed == {name: hashlib.sha256((FOLDER / f"{name}.onnx").read_bytes()).hexdigest() for name in ZOO}
+
+
+def test_every_family_is_there_in_opsets_from_7_to_20_and_small():
+    assert sorted({name.partition("-")[0] for name in ZOO}) == FAMILIES
+    assert {7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 18, 20} <= {original(name).opset_import[0].version for name in ZOO}
+    assert max((FOLDER / f"{name}.onnx").stat().st_size for name in ZOO) < 200_000
+
+
+# ---- normalize
+
+
+@each_of_the_zoo
+def test_normalizing_keeps_the_outputs(name):
+    images = random_images(original(name), 8)
+    before, after = runtime.open_session(original(name), 1), runtime.open_session(normalized(name), 1, optimized=False)
+    wanted = np.concatenate([runtime.run(before, image[None])[0] for image in images])
+    np.testing.assert_allclose(runtime.run(after, images)[0], wanted, rtol=1e-5, atol=1e-5)
+
+
+@each_of_the_zoo
+def test_normalizing_keeps_names_and_frees_the_batch(name):
+    before, after = original(name), normalized(name)
+    onnx.checker.check_model(after, full_check=True)
+    assert image_input(after).name == image_input(before).name
+    assert [value.name for value in after.graph.output] == [value.name for value in before.graph.output]
+    assert isinstance(shape_of(image_input(after))[0], str)
+
+
+@each_of_the_zoo
+def test_normalizing_twice_is_normalizing_once(name):
+    again, done = normalize(normalized(name))
+    assert not done
+    assert [node.op_type for node in again.graph.node] == [node.op_type for node in normalized(name).graph.node]
+
+
+# ---- gradients
+
+
+def slope_error(step: Step, given, signs: np.ndarray) -> float:
+    """|slope of the loss along the signed unit gradients of all parameters - what the gradients say|, relative to their sum."""
+    step.run(*given)
+    kept = {name: values.copy() for name, values in step.parameters.items()}
+    norms = {name: float(np.linalg.norm(gradient)) for name, gradient in step.gradients.items()}
+    assert min(norms.values()) > 0, f"no gradient reaches {min(norms, key=lambda name: norms[name])}"
+    direction = {name: step.gradients[name] * np.float32(sign / norms[name]) for name, sign in zip(kept, signs)}
+    ends, size = [], np.float32(2e-3)
+    for side in (size, -size):
+        for name, values in step.parameters.items():
+            values[...] = kept[name] + side * direction[name]
+        ends.append(step.run(*given)[0])
+    for name, values in step.parameters.items():
+        values[...] = kept[name]
+    wanted = sum(sign * norms[name] for name, sign in zip(kept, signs))
+    return abs((ends[0] - ends[1]) / (2 * float(size)) - wanted) / sum(norms.values())
+
+
+@each_of_the_zoo
+def test_gradients_of_the_float_network_agree_with_central_differences(name):
+    made, step = make_step(float_model(name), "none")
+    rng, images = np.random.default_rng(0), random_images(float_model(name), 16)
+    logits = runtime.run(runtime.open_session(float_model(name), 1), images)[0]
+    teacher = logits + rng.normal(0, 2, logits.shape).astype(np.float32)
+    signs = [np.ones(len(made.parameters.all)), *rng.choice([-1.0, 1.0], (2, len(made.parameters.all)))]
+    # kinks and curvature within a step of 2e-3 of each parameter, and float32 rounding of the loss
+    assert max(slope_error(step, (images, teacher, None), sign) for sign in signs) < 0.01
+
+
+# ---- quantize, train, export
+
+
+@each_of_the_zoo
+def test_ten_steps_train_every_parameter(name):
+    images = random_images(float_model(name), 32, seed=1)
+    made, step = make_step(student(name), batch_size=len(images))
+    groups = (made.parameters.weights, made.parameters.biases, made.parameters.steps)
+    optimizer, start = Optimizer(step.parameters, *groups, RECIPE), {n: v.copy() for n, v in step.parameters.items()}
+    teacher = runtime.run(runtime.open_session(float_model(name), 1), images)[0]
+    losses = []
+    for _ in range(10):
+        losses.append(step.run(images, teacher, None)[0])
+        optimizer.update(step.gradients, 1.0)
+    losses.append(step.run(images, teacher, None)[0])
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.9 * losses[0]
+    assert [n for n, values in step.parameters.items() if np.array_equal(values, start[n])] == []
+    trained = with_parameters(student(name), step.parameters)
+    check_export(trained, normalized(name), images)
+
+
+def check_export(trained: onnx.ModelProto, teacher: onnx.ModelProto, images: np.ndarray) -> None:
+    """The exported student, as the runtime optimizes it, answers as the simulation of its nodes does."""
+    exported = runtime.run(runtime.open_session(deployable(trained, teacher), 1), images)[0]
+    logits = runtime.run(runtime.open_session(trained, 1, optimized=False), images)[0]
+    simulated = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert agreement(simulated, exported) >= 0.9
+    assert np.abs(exported - simulated).mean() < 0.01
