@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.fake_quant import FakeQuantModel, fake_quantized
 from onnx_distill.loss import add_loss
 from onnx_distill.lower import lower
-from onnx_distill.model import array, initializers, shape_of
+from onnx_distill.model import array, closest, initializers, shape_of
 
 TRAINING_MODEL = "training_model.onnx"
 
@@ -42,10 +43,18 @@ class Artifacts:
 
 
 def build(
-    student: onnx.ModelProto, config: DistillConfig, learn_steps: str, folder: Path, batch_size: int | None = None
+    student: onnx.ModelProto,
+    config: DistillConfig,
+    learn_steps: str,
+    folder: Path,
+    batch_size: int | None = None,
+    freeze: tuple[str, ...] = (),
 ) -> Artifacts:
-    """Write the artifacts that train a QDQ student to `folder`; with a batch size, for batches of that size alone and faster."""
-    parameters = trainable(student, learn_steps)
+    """Write the artifacts that train a QDQ student to `folder`; with a batch size, for batches of that size alone and faster.
+
+    freeze: patterns of parameter names that are not trained. Raises InputError where one fits none, or nothing is left.
+    """
+    parameters = thawed(trainable(student, learn_steps), freeze)
     prepared = fake_quantized(student, parameters.steps)
     logits = prepared.model.graph.output[0]
     classes = class_count(logits)
@@ -81,6 +90,20 @@ def trainable(student: onnx.ModelProto, learn_steps: str) -> Parameters:
         if q.source in moving and (learn_steps == "all" or (learn_steps == "weights" and q.source in constants))
     ]
     return Parameters(weights, biases, tuple(learned))
+
+
+def thawed(parameters: Parameters, freeze: tuple[str, ...]) -> Parameters:
+    """The parameters without those whose names match a pattern (shell style: * and ?)."""
+    for pattern in freeze:
+        if not fnmatch.filter(parameters.all, pattern):
+            raise InputError(f"no parameter is named like {pattern!r}{closest(pattern, list(parameters.all))}")
+    left = [
+        tuple(name for name in group if not any(fnmatch.fnmatchcase(name, pattern) for pattern in freeze))
+        for group in (parameters.weights, parameters.biases, parameters.steps)
+    ]
+    if not any(left):
+        raise InputError(f"--freeze {' '.join(freeze)} leaves no parameter to train.")
+    return Parameters(*left)
 
 
 def _fed_by(model: onnx.ModelProto, values: set[str]) -> set[str]:

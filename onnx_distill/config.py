@@ -46,10 +46,12 @@ class DistillConfig:
     temperature: float = 20.0  # T, softens both distributions; 1..20, the seed's 20 by default
     alpha: float = 0.9  # weight of the teacher's part; 1 needs no labels
     kl: str = "forward"  # forward: KL(teacher || student), Hinton; reverse: KL(student || teacher), as in MNN
+    label_smoothing: float = 0.0  # share of a label that is spread over all classes; 0.1 is usual
 
     def __post_init__(self):
         _check(0 < self.temperature < math.inf, f"temperature is {self.temperature}", "above 0 and finite")
         _check(0 <= self.alpha <= 1, f"alpha is {self.alpha}", "0 to 1")
+        _check(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}", "at least 0 and below 1")
         _check(self.kl in ("forward", "reverse"), f"kl is {self.kl!r}", "forward | reverse")
 
 
@@ -66,12 +68,23 @@ class TrainConfig:
     weight_decay: float = 4e-5  # of weights only; biases and steps are left alone
     clip_norm: float = 0.0  # largest norm of the whole gradient; 0 does not clip
     learn_steps: str = "all"  # none | weights | all
+    accumulate: int = 1  # batches whose gradients make one update; for large batches in little memory
+    ema: float = (
+        0.0  # decay of a running mean of the parameters, which is then what is evaluated and kept; 0.999, 0 for none
+    )
+    patience: int = 0  # evaluations without a better score after which training stops; 0 never
+    max_minutes: float = 0.0  # of training and evaluation together; 0 for no limit
+    evaluate_every: int = 0  # steps between evaluations; 0: at the end of each epoch
+    save_every: int = 200  # steps between checkpoints, where there is a place for them; 0: at evaluations alone
+    freeze: tuple[str, ...] = ()  # patterns of parameter names that stay as they are
+    on_nonfinite: str = "stop"  # stop | rewind: back to the last good state at half the rate, five times at most
     flip: bool = False  # random horizontal flips of the training images
     shift: int = 0  # random shifts by up to so many pixels
     seed: int = 0
     threads: int = 0  # 0 leaves the runtime's own choice
 
     def __post_init__(self):
+        object.__setattr__(self, "freeze", tuple(self.freeze))  # lists come out of JSON
         _check(0 < self.epochs < math.inf, f"epochs is {self.epochs}", "above 0 and finite")
         _check(self.batch_size >= 1, f"batch_size is {self.batch_size}", "1 or more")
         _check(0 < self.learning_rate < math.inf, f"lr is {self.learning_rate}", "above 0 and finite")
@@ -87,6 +100,13 @@ class TrainConfig:
         _check(
             self.learn_steps in ("none", "weights", "all"), f"learn_steps is {self.learn_steps!r}", "none | weights | all"
         )
+        _check(self.accumulate >= 1, f"accumulate is {self.accumulate}", "1 or more")
+        _check(0 <= self.ema < 1, f"ema is {self.ema}", "at least 0 and below 1")
+        _check(self.patience >= 0, f"patience is {self.patience}", "0 or more")
+        _check(0 <= self.max_minutes < math.inf, f"max_minutes is {self.max_minutes}", "0 or more and finite")
+        _check(self.evaluate_every >= 0, f"evaluate_every is {self.evaluate_every}", "0 or more")
+        _check(self.save_every >= 0, f"save_every is {self.save_every}", "0 or more")
+        _check(self.on_nonfinite in ("stop", "rewind"), f"on_nonfinite is {self.on_nonfinite!r}", "stop | rewind")
         _check(self.shift >= 0, f"shift is {self.shift}", "0 or more")
         _check(self.seed >= 0, f"seed is {self.seed}", "0 or more")
         _check(self.threads >= 0, f"threads is {self.threads}", "0 or more")

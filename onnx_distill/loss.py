@@ -49,10 +49,16 @@ def _label_part(write: _Writer, logits: str, classes: int, config: DistillConfig
         "OneHot",
         LABELS,
         write.constant(np.array([classes], np.int64)),
-        write.constant(np.array([0, 1], np.float32)),
+        write.constant(np.array(_targets(classes, config), np.float32)),
         axis=-1,
     )
     return write("Mul", _mean_of_rows(write, write("Mul", target, log_probability)), write.scalar(config.alpha - 1.0))
+
+
+def _targets(classes: int, config: DistillConfig) -> tuple[float, float]:
+    """What the wrong classes and the right one are to get (Szegedy et al. 2016)."""
+    spread = config.label_smoothing / classes
+    return spread, 1.0 - config.label_smoothing + spread
 
 
 def _mean_of_rows(write: _Writer, values: str) -> str:
@@ -92,5 +98,7 @@ def distillation_loss(student: np.ndarray, teacher: np.ndarray, labels: np.ndarr
         p, q = (p, q) if config.kl == "forward" else (q, p)
         loss += config.alpha * config.temperature**2 * (np.exp(p) * (p - q)).sum(axis=1).mean()
     if config.alpha < 1:
-        loss -= (1 - config.alpha) * log_softmax(student)[np.arange(len(student)), labels].mean()
+        wrong, right = _targets(student.shape[1], config)
+        target = np.where(np.arange(student.shape[1]) == np.asarray(labels)[:, None], right, wrong)
+        loss -= (1 - config.alpha) * (target * log_softmax(student)).sum(axis=1).mean()
     return float(loss)

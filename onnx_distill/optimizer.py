@@ -25,9 +25,11 @@ class FlatGroup:
         self.values = np.concatenate([array.ravel() for array in parameters.values()] or [np.zeros(0, np.float32)])
         self.gradient = np.zeros_like(self.values)
 
-    def gather(self, gradients: dict[str, np.ndarray]) -> None:
+    def gather(self, gradients: dict[str, np.ndarray], batches: int = 1) -> None:
         for name, part in self.slices.items():
             self.gradient[part] = gradients[name].ravel()
+        if batches > 1:
+            self.gradient /= batches
 
     def scatter(self) -> None:
         for name, part in self.slices.items():
@@ -39,7 +41,11 @@ class Adam:
     """Adam's direction m / (sqrt(v) + eps), bias corrected; state is float32 of the group's length."""
 
     def __init__(self, size: int):
-        self.m, self.v, self.count = np.zeros(size, np.float32), np.zeros(size, np.float32), 0
+        self.m, self.v, self.count = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros((), np.int64)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Live arrays that a checkpoint needs besides the parameters."""
+        return {"m": self.m, "v": self.v, "count": self.count}
 
     def direction(self, gradient: np.ndarray) -> np.ndarray:
         self.count += 1
@@ -54,6 +60,9 @@ class Momentum:
 
     def __init__(self, size: int, momentum: float):
         self.velocity, self.momentum = np.zeros(size, np.float32), momentum
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"velocity": self.velocity}
 
     def direction(self, gradient: np.ndarray) -> np.ndarray:
         self.velocity *= self.momentum
@@ -78,10 +87,27 @@ class Optimizer:
     def _rule(self, kind: str, size: int):
         return Adam(size) if kind == "steps" or self.config.optimizer == "adamw" else Momentum(size, self.config.momentum)
 
-    def update(self, gradients: dict[str, np.ndarray], share: float) -> float:
-        """One update at `share` (0..1) of the peak rates; returns the norm of the gradient before clipping."""
+    def state(self) -> dict[str, np.ndarray]:
+        """Live arrays by name, the flat values of the parameters among them; writing into them continues another run."""
+        flat = {f"{kind}/values": group.values for kind, group in self.groups.items()}
+        return {**flat, **{f"{kind}/{name}": a for kind, rule in self.rules.items() for name, a in rule.state().items()}}
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Continue from what state() gave. Raises ValueError where it is of other parameters."""
+        for name, live in self.state().items():
+            if name not in arrays or arrays[name].shape != live.shape:
+                raise ValueError(f"no {name!r} of shape {list(live.shape)}")
+            live[...] = arrays[name]
         for group in self.groups.values():
-            group.gather(gradients)
+            group.scatter()
+
+    def update(self, gradients: dict[str, np.ndarray], share: float, batches: int = 1) -> float:
+        """One update at `share` (0..1) of the peak rates; returns the norm of the gradient before clipping.
+
+        batches: how many batches the gradients are the sum of; their mean is taken.
+        """
+        for group in self.groups.values():
+            group.gather(gradients, batches)
         norm = self._clip()
         for kind, group in self.groups.items():
             getattr(self, f"_update_{'steps' if kind == 'steps' else 'values'}")(kind, group, share)

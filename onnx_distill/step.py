@@ -24,12 +24,20 @@ class Step:
         self.gradients: dict[str, np.ndarray] = {}
 
     def run(
-        self, images: np.ndarray, teacher_logits: np.ndarray | None, labels: np.ndarray | None
+        self,
+        images: np.ndarray,
+        teacher_logits: np.ndarray | None,
+        labels: np.ndarray | None,
+        add: bool = False,
     ) -> tuple[float, np.ndarray]:
-        """(loss, student logits [n, classes]) for float32 images [n, c, h, w], float32 [n, classes] and int64 labels [n]."""
+        """(loss, student logits [n, classes]) for float32 images [n, c, h, w], float32 [n, classes] and int64 labels [n].
+
+        add: the gradients are added to those of the run before, instead of taking their place.
+        """
         wanted = [(images, True), (teacher_logits, self._config.alpha > 0), (labels, self._config.alpha < 1)]
         given = [array for array, is_input in wanted if is_input]
-        self._module.lazy_reset_grad()
+        if not add:
+            self._module.lazy_reset_grad()
         loss, logits = self._module(*given)
         if not self.gradients:
             self.gradients = {name: self._state.parameters[name].grad for name in self.parameters}

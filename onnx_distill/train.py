@@ -5,23 +5,28 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from onnx_distill import artifacts
+from onnx_distill.average import Average
 from onnx_distill.bias import align_biases
 from onnx_distill.config import DistillConfig, TrainConfig
 from onnx_distill.data import Augment, Images
 from onnx_distill.errors import InputError
 from onnx_distill.model import initializers
 from onnx_distill.optimizer import Optimizer
+from onnx_distill.order import Order
+from onnx_distill.state import State, StateStore
 from onnx_distill.step import Step
 from onnx_distill.teacher import Teacher
+
+MOST_REWINDS = 5  # after which a recipe that diverges again is given up
 
 
 @dataclass(frozen=True)
@@ -46,17 +51,34 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Trained:
-    """The best student and how it came about; step_seconds excludes evaluation."""
+    """The best student and how it came about; step_seconds excludes evaluation. stopped: why it ended early, or ''."""
 
     best: Checkpoint
     scores: tuple[tuple[float, float], ...]  # (epoch, score)
     images: int
     step_seconds: float
     interrupted: bool
+    stopped: str = ""
 
     @property
     def images_per_second(self) -> float:
         return self.images / max(self.step_seconds, 1e-9)
+
+
+@dataclass
+class _Record:
+    """What a run remembers between steps, besides parameters and optimiser; all of it is in a checkpoint."""
+
+    best: dict[str, np.ndarray]
+    best_score: float
+    best_epoch: float
+    scores: list[tuple[float, float]]
+    done: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+    misses: int = 0
+    rate: float = 1.0  # share of the learning rate that is left after rewinds
+    rewinds: int = 0
 
 
 def train(
@@ -68,12 +90,15 @@ def train(
     config: TrainConfig,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_evaluation: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    store: StateStore | None = None,
 ) -> Trained:
     """Train a QDQ student on the teacher's logits; the best by `evaluate` (higher is better) is kept.
 
     student, teacher: models that end in logits [n, classes], the teacher float. images: labels are needed where alpha < 1.
-    evaluate is asked before the first step, after each epoch, and at the end. Ctrl-C stops and returns the best so far.
-    Raises InputError where teacher, student and images do not fit together, or when the loss is no longer finite.
+    evaluate is asked before the first step, after each epoch (or config.evaluate_every steps), and at the end. Ctrl-C stops
+    and returns the best so far; so does a loss that is no longer finite. store: where checkpoints are kept; the newest one
+    there is continued, and ends in the bytes of a run that was never interrupted (same seed, threads and machine).
+    Raises InputError where teacher, student and images do not fit together.
     """
     check_fit(student, teacher, images, distill)
     batch_size = min(config.batch_size, len(images))
@@ -81,52 +106,121 @@ def train(
     classes = artifacts.class_count(student.graph.output[0])
     guide = Teacher(teacher, config.threads, classes, remember=0 if augment.changes else len(images))
     with tempfile.TemporaryDirectory(prefix="onnx-distill-") as folder:
-        made = artifacts.build(student, distill, config.learn_steps, Path(folder), batch_size)
+        made = artifacts.build(student, distill, config.learn_steps, Path(folder), batch_size, config.freeze)
         step = Step(made, config.threads)
     optimizer = Optimizer(step.parameters, made.parameters.weights, made.parameters.biases, made.parameters.steps, config)
-    rng = np.random.default_rng(config.seed)
-    steps_per_epoch = len(images) // batch_size
+    average = Average(step.parameters, config.ema)
+    order = Order(len(images), batch_size, config.seed)
+    steps_per_epoch = max(1, order.batches_per_epoch // config.accumulate)
     steps = max(1, round(config.epochs * steps_per_epoch))
+    every = config.evaluate_every or steps_per_epoch
 
-    best = Checkpoint(student, evaluate(student), 0.0)
-    on_evaluation(best)
-    scores, seconds, done, interrupted, recent = [(0.0, best.score)], 0.0, 0, False, None
+    found = store.newest() if store is not None else None
+    if found is None:
+        first = Checkpoint(student, evaluate(student), 0.0)
+        on_evaluation(first)
+        record = _Record(_copied(step.parameters), first.score, 0.0, [(0.0, first.score)])
+    else:
+        record = _restored(found, optimizer, average)
+    good = _state(record, optimizer, average)
+    interrupted, stopped, began = False, "", time.monotonic()
     try:
-        for number, index in enumerate(_orders(len(images), batch_size, steps, rng), start=1):
-            started = time.perf_counter()
-            batch = augment(images.read(index), rng, images.fill)
-            guide.check(batch)
-            labels = images.labels[index] if images.labels is not None else None
-            teacher_logits = guide.logits(batch, index) if distill.alpha > 0 else None
-            loss, _ = step.run(batch, teacher_logits, labels)
-            share = rate_share(number, steps, config)
-            _check_finite(loss, number, share * config.learning_rate)
-            optimizer.update(step.gradients, share)
-            seconds += time.perf_counter() - started
-            done = number
-            recent = loss if recent is None else 0.95 * recent + 0.05 * loss
-            on_step(Progress(number, steps, number * batch_size, recent, share * config.learning_rate))
-            if number % steps_per_epoch == 0 or number == steps:
-                _check_parameters(step.parameters, number, share * config.learning_rate)
-                now = with_parameters(student, step.parameters)
-                checkpoint = Checkpoint(now, evaluate(now), number / steps_per_epoch)
+        while record.done < steps and not stopped:
+            number, started, loss = record.done + 1, time.perf_counter(), 0.0
+            for part in range(config.accumulate):
+                position = record.done * config.accumulate + part
+                index, rng = order.batch(position), order.rng(position)
+                batch = augment(images.read(index), rng, images.fill)
+                guide.check(batch)
+                labels = images.labels[index] if images.labels is not None else None
+                teacher_logits = guide.logits(batch, index) if distill.alpha > 0 else None
+                loss += step.run(batch, teacher_logits, labels, add=part > 0)[0] / config.accumulate
+            share = record.rate * rate_share(number, steps, config)
+            if math.isfinite(loss):
+                optimizer.update(step.gradients, share, config.accumulate)
+                average.update(number)
+            record.seconds += time.perf_counter() - started
+            evaluates = number % every == 0 or number == steps
+            problem = _problem(loss, step.parameters if evaluates else {}, number, share * config.learning_rate)
+            if problem and config.on_nonfinite == "rewind" and record.rewinds < MOST_REWINDS:
+                rate, rewinds = record.rate / 2, record.rewinds + 1
+                record = replace(_restored(good, optimizer, average), rate=rate, rewinds=rewinds)
+                continue
+            if problem:
+                stopped = problem
+                break
+            record.done = number
+            record.loss = loss if record.loss is None else 0.95 * record.loss + 0.05 * loss
+            on_step(
+                Progress(number, steps, number * config.accumulate * batch_size, record.loss, share * config.learning_rate)
+            )
+            if evaluates:
+                values = average.values
+                checkpoint = _evaluated(with_parameters(student, values), evaluate, number / steps_per_epoch)
                 on_evaluation(checkpoint)
-                scores.append((checkpoint.epoch, checkpoint.score))
-                best = max(best, checkpoint, key=lambda c: c.score)
+                _note(record, checkpoint, values)
+            if evaluates or (config.save_every and number % config.save_every == 0):
+                good = _state(record, optimizer, average)
+                if store is not None:
+                    store.save(good)
+            stopped = _enough(record, config, time.monotonic() - began)
     except KeyboardInterrupt:
         interrupted = True
-    return Trained(best, tuple(scores), done * batch_size, seconds, interrupted)
+    best = Checkpoint(_best_student(student, record), record.best_score, record.best_epoch)
+    trained_images = record.done * config.accumulate * batch_size
+    return Trained(best, tuple(record.scores), trained_images, record.seconds, interrupted, stopped)
 
 
-def _orders(count: int, batch_size: int, steps: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Indices of one batch after the other: every epoch a new order, the rest that fills no batch left out."""
-    while True:
-        order = rng.permutation(count)
-        for start in range(0, count - batch_size + 1, batch_size):
-            if steps == 0:
-                return
-            steps -= 1
-            yield order[start : start + batch_size]
+def _evaluated(student: onnx.ModelProto, evaluate: Callable[[onnx.ModelProto], float], epoch: float) -> Checkpoint:
+    return Checkpoint(student, evaluate(student), epoch)
+
+
+def _note(record: _Record, checkpoint: Checkpoint, values: dict[str, np.ndarray]) -> None:
+    record.scores.append((checkpoint.epoch, checkpoint.score))
+    record.misses += 1
+    if checkpoint.score > record.best_score:
+        record.best, record.best_score, record.best_epoch = _copied(values), checkpoint.score, checkpoint.epoch
+        record.misses = 0
+
+
+def _best_student(student: onnx.ModelProto, record: _Record) -> onnx.ModelProto:
+    """The student as it came, or with the best values in it."""
+    return with_parameters(student, record.best) if record.best_epoch else student
+
+
+def _enough(record: _Record, config: TrainConfig, seconds: float) -> str:
+    """Why to stop early, or ''."""
+    if config.patience and record.misses >= config.patience:
+        return f"no better score in {record.misses} evaluations"
+    if config.max_minutes and seconds > 60 * config.max_minutes:
+        return f"{config.max_minutes:g} minutes are over"
+    return ""
+
+
+def _copied(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.array(array) for name, array in arrays.items()}
+
+
+def _state(record: _Record, optimizer: Optimizer, average: Average) -> State:
+    facts = {field.name: getattr(record, field.name) for field in fields(record) if field.name not in ("best", "done")}
+    groups = {"optimizer": optimizer.state(), "average": average.state(), "best": record.best}
+    arrays = {f"{group}/{name}": np.array(a) for group, members in groups.items() for name, a in members.items()}
+    return State(record.done, arrays, facts)
+
+
+def _restored(state: State, optimizer: Optimizer, average: Average) -> _Record:
+    """The record of a state, whose arrays are put back where they were. Raises InputError for a state of another run."""
+    groups: dict[str, dict[str, np.ndarray]] = {"optimizer": {}, "average": {}, "best": {}}
+    for name, array in state.arrays.items():
+        group, _, member = name.partition("/")
+        groups[group][member] = array
+    try:
+        optimizer.restore(groups["optimizer"])
+        average.restore(groups["average"])
+    except ValueError as error:
+        raise InputError(f"the checkpoint is of another student or recipe ({error}); choose another folder.") from None
+    scores = [tuple(pair) for pair in state.facts["scores"]]
+    return _Record(best=_copied(groups["best"]), done=state.step, **{**state.facts, "scores": scores})
 
 
 def rate_share(step: int, steps: int, config: TrainConfig) -> float:
@@ -149,20 +243,13 @@ def with_parameters(student: onnx.ModelProto, parameters: dict[str, np.ndarray])
     return made
 
 
-def _check_finite(loss: float, step: int, rate: float) -> None:
-    if not math.isfinite(loss):
-        raise InputError(f"the loss is {loss} {_remedy(step, rate)}")
-
-
-def _check_parameters(parameters: dict[str, np.ndarray], step: int, rate: float) -> None:
-    """Quantizers clip what overflows, so the loss can be finite when a weight no longer is."""
+def _problem(loss: float, parameters: dict[str, np.ndarray], step: int, rate: float) -> str:
+    """What is no longer finite, or ''. Quantizers clip what overflows, so the loss can be finite when a weight is not."""
     broken = next((name for name, values in parameters.items() if not np.isfinite(values).all()), None)
-    if broken is not None:
-        raise InputError(f"parameter {broken!r} is no longer finite {_remedy(step, rate)}")
-
-
-def _remedy(step: int, rate: float) -> str:
-    return f"at step {step} with learning rate {rate:.2g}; wanted finite numbers. Lower --lr or set --clip-norm."
+    if math.isfinite(loss) and broken is None:
+        return ""
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"parameter {broken!r} is no longer finite"
+    return f"{what} at step {step} with learning rate {rate:.2g}; wanted finite numbers. Lower --lr or set --clip-norm."
 
 
 def check_fit(student: onnx.ModelProto, teacher: onnx.ModelProto, images: Images, distill: DistillConfig) -> None:

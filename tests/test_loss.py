@@ -15,6 +15,7 @@ from onnx_distill.loss import LABELS, TEACHER, add_loss, distillation_loss, log_
 
 CLASSES, COUNT = 7, 16
 CONFIGS = [DistillConfig(t, a, kl) for t, a, kl in itertools.product((0.5, 1, 4, 20), (0, 0.9, 1), ("forward", "reverse"))]
+CONFIGS += [DistillConfig(2, 0.5, label_smoothing=0.1)]
 configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"T{c.temperature}-alpha{c.alpha}-{c.kl}")
 
 
@@ -147,3 +148,10 @@ def test_analytic_gradient_is_the_slope_of_the_numpy_loss(batch):
         ends = [distillation_loss(student + h * direction, teacher, labels, config) for h in (1e-5, -1e-5)]
         slope = (analytic_gradient(student, teacher, labels, config) * direction).sum()
         assert (ends[0] - ends[1]) / 2e-5 == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+def test_label_smoothing_spreads_a_share_of_the_label_over_all_classes():
+    logits, labels = np.array([[2.0, 0.0, -1.0]]), np.array([0])
+    probability = np.exp(logits) / np.exp(logits).sum()
+    wanted = -(np.array([[0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3]]) * np.log(probability)).sum()
+    assert distillation_loss(logits, logits, labels, DistillConfig(alpha=0, label_smoothing=0.1)) == pytest.approx(wanted)
