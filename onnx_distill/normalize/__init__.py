@@ -8,14 +8,48 @@ from types import ModuleType
 import onnx
 
 from onnx_distill import model as models
-from onnx_distill.normalize import identity
+from onnx_distill.normalize import (
+    absorb_pad,
+    auto_pad,
+    conv1d,
+    conv_transpose,
+    depth_to_space,
+    einsum,
+    global_pool,
+    identity,
+    matmul_vector,
+    max_pool,
+    pad,
+    slice,
+    split,
+    squeeze,
+    transpose,
+    where,
+)
 from onnx_distill.normalize.graph import Graph
 
 # Whole-graph passes, once, in this order: each has rewrite(graph) -> labels of the nodes it changed.
 PREPARATIONS: tuple[ModuleType, ...] = ()
 # One node at a time, over the graph again and again until none fires: each has OPS, the operators that it looks at, and
 # rewrite(node, graph) -> the nodes that take its place, or None where it must not fire.
-REWRITES: tuple[ModuleType, ...] = (identity,)
+REWRITES: tuple[ModuleType, ...] = (
+    identity,
+    auto_pad,
+    pad,
+    absorb_pad,
+    global_pool,
+    max_pool,
+    conv_transpose,
+    depth_to_space,
+    split,
+    slice,
+    where,
+    einsum,
+    matmul_vector,
+    transpose,
+    squeeze,
+    conv1d,
+)
 MOST_ROUNDS = 20  # a rewrite makes simpler operators; more rounds than this is two rewrites undoing each other
 
 

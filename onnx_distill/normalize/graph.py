@@ -13,14 +13,23 @@ from onnx_distill.logits import value_types
 
 
 class Graph:
-    """Holds `model` and edits it in place; `finish` writes the edits back."""
+    """Holds `model` and edits it in place; `finish` writes the edits back.
+
+    Large constants that were edited stay numpy arrays until then: bytes once put into a protobuf message are held, even
+    when they are replaced, for as long as the whole model lives (upb, 7.36).
+    """
 
     def __init__(self, model: onnx.ModelProto):
+        self.read_in(model)
+
+    def read_in(self, model: onnx.ModelProto) -> None:
+        """Hold `model`, or look again at one whose nodes were changed by others since `finish`."""
         self.model = model
         self.opset = models.opset(model)
         self.outputs = {value.name for value in model.graph.output}
         self._order = [_copy(node) for node in model.graph.node]
         self._initializers = models.initializers(model)
+        self._edited: dict[str, np.ndarray] = {}  # contents of large initializers, which have none in the model until `finish`
         self._names = {name for node in self._order for name in (node.name, *node.input, *node.output)}
         self._names |= {value.name for value in model.graph.input} | set(self._initializers)
         self._readers: dict[str, list[onnx.NodeProto]] = {}
@@ -57,8 +66,17 @@ class Graph:
 
     def constant(self, value: str) -> np.ndarray | None:
         """The values of an initializer (read-only), or None. Constant nodes are initializers by the time node rewrites run."""
+        if value in self._edited:
+            return self._edited[value]
         tensor = self._initializers.get(value)
         return None if tensor is None else numpy_helper.to_array(tensor)
+
+    def tensor(self, value: str) -> onnx.TensorProto | None:
+        """The name, type and shape of an initializer, or None; its contents too where it has at most models.SMALL elements."""
+        return self._initializers.get(value)
+
+    def is_constant(self, value: str) -> bool:
+        return value in self._initializers
 
     def scalar(self, value: str) -> float | None:
         """The value of an initializer with one element, or None."""
@@ -74,6 +92,15 @@ class Graph:
         info = self._type_of(value)
         return tuple(models.shape_of(info)) if info is not None and info.type.tensor_type.HasField("shape") else None
 
+    def sizes(self, value: str, axes: Iterable[int] | None = None) -> tuple[int, ...] | None:
+        """Sizes along these axes (else along all behind batch and channels); None where one of them is free or unknown."""
+        shape = self.shape(value)
+        if shape is None:
+            return None
+        found = shape[2:] if axes is None else [shape[axis] for axis in axes]
+        fixed = tuple(size for size in found if isinstance(size, int) and size > 0)
+        return fixed if len(fixed) == len(found) else None
+
     def rank(self, value: str) -> int | None:
         shape = self.shape(value)
         return None if shape is None else len(shape)
@@ -87,7 +114,7 @@ class Graph:
 
     def _type_of(self, value: str) -> onnx.ValueInfoProto | None:
         if self._types is None or (value not in self._types and self._types_are_old):
-            self._types, self._types_are_old = value_types(self.finish()), False
+            self._types, self._types_are_old = value_types(self._with_nodes()), False
         return self._types.get(value)
 
     def fresh(self, base: str) -> str:
@@ -97,22 +124,43 @@ class Graph:
     def add_constant(self, array: np.ndarray, base: str) -> str:
         """The name of a new initializer with these values."""
         name = self.fresh(base)
-        self._put(numpy_helper.from_array(np.ascontiguousarray(array).reshape(np.shape(array)), name))
+        self._put(name, array)
         return name
+
+    def add_tensor(self, tensor: onnx.TensorProto, name: str) -> None:
+        """A copy of the tensor as a new initializer, under a name that nothing in the graph has."""
+        self._edited.pop(name, None)
+        self._initializer(name).CopyFrom(tensor)
+        self._initializers[name].name = name
 
     def set_constant(self, name: str, array: np.ndarray, reader: onnx.NodeProto) -> str:
         """New values for the constant that `reader` reads: under the old name where nothing else reads it, else under a new one."""
         if self.only_reader(name) is not reader:
             return self.add_constant(array, name)
-        self._put(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self._put(name, array)
         return name
 
-    def _put(self, tensor: onnx.TensorProto) -> None:
-        if tensor.name in self._initializers:
-            self._initializers[tensor.name].CopyFrom(tensor)
+    def settle(self, node: onnx.NodeProto, values: dict[str, np.ndarray]) -> None:
+        """Put initializers with these values in the place of a node that makes nothing else that is used."""
+        self.replace(node, [])
+        for name, array in values.items():
+            self._put(name, array)
+
+    def _put(self, name: str, array: np.ndarray) -> None:
+        """The array itself is kept, so nobody may write to it any more."""
+        tensor, array = self._initializer(name), np.asarray(array)
+        self._edited.pop(name, None)
+        if array.size <= models.SMALL or array.dtype.kind not in "fiub":  # the rest: strings, types of other libraries
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
         else:
-            self.model.graph.initializer.append(tensor)
-            self._initializers[tensor.name] = self.model.graph.initializer[-1]
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            tensor.CopyFrom(onnx.TensorProto(name=name, data_type=kind, dims=array.shape))
+            self._edited[name] = array
+
+    def _initializer(self, name: str) -> onnx.TensorProto:
+        if name not in self._initializers:
+            self._initializers[name] = self.model.graph.initializer.add()
+        return self._initializers[name]
 
     def node(
         self, op: str, inputs: Iterable[str], like: onnx.NodeProto, output: str | None = None, **attributes
@@ -127,6 +175,16 @@ class Graph:
             op, list(inputs), [output or self.fresh(base)], name=self.fresh(f"{base}/node"), **given
         )
 
+    def changed(self, node: onnx.NodeProto, inputs: Iterable[str] | None = None, **attributes) -> onnx.NodeProto:
+        """The same node, by name and outputs, with other inputs where given and these attributes; None takes one out."""
+        made = _copy(node)
+        kept = [entry for entry in node.attribute if entry.name not in attributes]
+        del made.attribute[:]
+        made.attribute.extend(kept)
+        made.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in attributes.items() if v is not None)
+        made.input[:] = node.input if inputs is None else inputs
+        return made
+
     def replace(self, node: onnx.NodeProto, new: list[onnx.NodeProto]) -> None:
         """Put `new`, in topological order, where `node` was. The outputs of `node` that are still read must be made by them."""
         place = next(i for i, other in enumerate(self._order) if other is node)
@@ -134,6 +192,14 @@ class Graph:
         self._leave(node)
         for other in new:
             self._enter(other)
+
+    def restore(self, nodes: list[onnx.NodeProto]) -> None:
+        """The nodes are those that `nodes` were before some were replaced."""
+        for node in self._order:
+            self._leave(node)
+        self._order = list(nodes)
+        for node in nodes:
+            self._enter(node)
 
     def rename(self, old: str, new: str) -> None:
         """Everything that reads `old` reads `new`; graph outputs keep their names, so `old` must be none."""
@@ -176,6 +242,12 @@ class Graph:
 
     def finish(self) -> onnx.ModelProto:
         """The model with the edits in it; what nothing reads any more is still there."""
+        while self._edited:
+            name, array = self._edited.popitem()
+            self._initializers[name].raw_data = array.tobytes()
+        return self._with_nodes()
+
+    def _with_nodes(self) -> onnx.ModelProto:
         del self.model.graph.node[:]
         self.model.graph.node.extend(self._order)
         return self.model

@@ -1,0 +1,49 @@
+"""What a Where broadcasts is expanded first: the runtime's gradient keeps the full shape where it should be summed (1.19.2).
+
+    Where(c, x, y)      Expand(x, Shape(y)), Expand(that, Shape(c)), and the like for y; only of those that are not full already
+
+Must not fire on integers and booleans, on a condition (it has no gradient), on one number (it is not trained), or where the shapes
+are not known to differ.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+from onnx_distill.normalize.graph import Graph
+
+OPS = ("Where",)
+
+
+def rewrite(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
+    if graph.dtype(node.input[1]) != onnx.TensorProto.FLOAT:
+        return None
+    full, nodes, inputs = graph.shape(node.output[0]), [], list(node.input)
+    for place in (1, 2):
+        if _is_smaller(node.input[place], full, graph):
+            others = [other for other in node.input if other != node.input[place]]
+            nodes += _expanded(node, graph, node.input[place], others)
+            inputs[place] = nodes[-1].output[0]
+    return [*nodes, graph.changed(node, inputs)] if nodes else None
+
+
+def _is_smaller(value: str, full: tuple[int | str, ...] | None, graph: Graph) -> bool:
+    shape, values = graph.shape(value), graph.constant(value)
+    if shape is None or full is None or (values is not None and values.size == 1):
+        return False
+    return len(shape) < len(full) or any(size == 1 and other != 1 for size, other in zip(shape, full))
+
+
+def _expanded(node: onnx.NodeProto, graph: Graph, value: str, others: list[str]) -> list[onnx.NodeProto]:
+    nodes = []
+    for other in others:
+        if _is_one(graph.shape(other)):
+            continue
+        shape = graph.node("Shape", [other], node)
+        nodes += [shape, graph.node("Expand", [value, shape.output[0]], node)]
+        value = nodes[-1].output[0]
+    return nodes
+
+
+def _is_one(shape: tuple[int | str, ...] | None) -> bool:
+    return shape is not None and all(size == 1 for size in shape)
