@@ -80,6 +80,9 @@ class TrainConfig:
     on_nonfinite: str = "stop"  # stop | rewind: back to the last good state at half the rate, five times at most
     flip: bool = False  # random horizontal flips of the training images
     shift: int = 0  # random shifts by up to so many pixels
+    crop: float = 0.0  # random parts of at least this share of the area, resized; 0 is off
+    colour: float = 0.0  # strength of random brightness, contrast and saturation; 0 to 1
+    mixup: float = 0.0  # largest share of another image in each; below 0.5
     seed: int = 0
     threads: int = 0  # 0 leaves the runtime's own choice
 
@@ -100,6 +103,8 @@ class TrainConfig:
         _check(
             self.learn_steps in ("none", "weights", "all"), f"learn_steps is {self.learn_steps!r}", "none | weights | all"
         )
+        for name, most in (("crop", 1), ("colour", 1), ("mixup", 0.5)):
+            _check(0 <= getattr(self, name) <= most, f"{name} is {getattr(self, name)}", f"0 to {most}")
         _check(self.accumulate >= 1, f"accumulate is {self.accumulate}", "1 or more")
         _check(0 <= self.ema < 1, f"ema is {self.ema}", "at least 0 and below 1")
         _check(self.patience >= 0, f"patience is {self.patience}", "0 or more")

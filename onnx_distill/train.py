@@ -102,7 +102,7 @@ def train(
     """
     check_fit(student, teacher, images, distill)
     batch_size = min(config.batch_size, len(images))
-    augment = Augment(config.flip, config.shift)
+    augment = Augment(config.flip, config.shift, config.crop, config.colour, config.mixup)
     classes = artifacts.class_count(student.graph.output[0])
     guide = Teacher(teacher, config.threads, classes, remember=0 if augment.changes else len(images))
     with tempfile.TemporaryDirectory(prefix="onnx-distill-") as folder:

@@ -104,7 +104,8 @@ def analytic_gradient(student, teacher, labels, config: DistillConfig) -> np.nda
     else:
         ratio = log_softmax(student / t) - log_softmax(teacher / t)
         part = q * (ratio - (q * ratio).sum(axis=1, keepdims=True))
-    answer = np.exp(log_softmax(student)) - np.eye(student.shape[1])[labels]
+    smooth = config.label_smoothing
+    answer = np.exp(log_softmax(student)) - (1 - smooth) * np.eye(student.shape[1])[labels] - smooth / student.shape[1]
     return (config.alpha * t * part + (1 - config.alpha) * answer) / n
 
 
