@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import onnx
 
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.model import closest, consumers, initializers, producers
+from onnx_distill.model import closest, consumers, initializers, producers, without_weights
 
 SOFTMAX = ("Softmax", "LogSoftmax")
 # What exporters put after the Softmax: operators that rename, move, round off or pick from its scores (their first input).
@@ -17,7 +16,6 @@ AFTER_SOFTMAX = frozenset(
     "GatherND Slice ReduceMax Split Equal Greater Less GreaterOrEqual LessOrEqual ZipMap ArrayFeatureExtractor".split()
 )
 MARK = "onnx_distill.logits"  # metadata of a cut model: its output, with no Softmax behind it, is the logits
-SMALL = 1024  # elements; shape inference reads the contents of small initializers (shapes, axes) and never of larger ones
 
 
 @dataclass(frozen=True)
@@ -115,13 +113,8 @@ def value_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     Dimensions that inference could only number ('unk__0') are left unnamed. Large weights are left out of it: they say
     nothing about shapes, and with them a model may be more than protobuf can hand over.
     """
-    light = onnx.ModelProto()
-    light.CopyFrom(model)
-    for tensor in light.graph.initializer:
-        if math.prod(tensor.dims) > SMALL:
-            tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
     try:
-        graph = onnx.shape_inference.infer_shapes(light).graph
+        graph = onnx.shape_inference.infer_shapes(without_weights(model)).graph
     except onnx.shape_inference.InferenceError as error:
         raise InputError(f"the model's shapes cannot be inferred: {first_line(error)}") from None
     types = {value.name: value for value in [*graph.value_info, *graph.input, *graph.output]}

@@ -26,6 +26,7 @@ WHOLE_BYTES = frozenset(  # types whose elements are stored in whole bytes
     for name in "FLOAT DOUBLE FLOAT16 BFLOAT16 INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64 BOOL".split()
 )
 LARGEST_PROTO = 2**31 - 2**20  # bytes; protobuf's limit is 2 GiB
+SMALL = 1024  # elements; shape inference reads the contents of small initializers (shapes, axes) and never of larger ones
 
 
 def load(source: str | os.PathLike | onnx.ModelProto) -> onnx.ModelProto:
@@ -152,6 +153,59 @@ def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return {tensor.name: tensor for tensor in model.graph.initializer}
 
 
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose tensors of more than SMALL elements have no values: all that shape inference and conversions read."""
+    made = onnx.ModelProto()
+    _copy_fields(model, made, ("graph",))
+    _copy_fields(model.graph, made.graph, ("initializer", "node"))
+    for tensor in model.graph.initializer:
+        made.graph.initializer.append(tensor if math.prod(tensor.dims) <= SMALL else _emptied(tensor))
+    for node in model.graph.node:
+        _add_node(made.graph, node)
+    return made
+
+
+def _copy_fields(source, target, but: tuple[str, ...]) -> None:
+    for field, value in source.ListFields():
+        if field.name not in but:
+            is_repeated = hasattr(value, "extend")
+            getattr(target, field.name).extend(value) if is_repeated else setattr(target, field.name, value)
+
+
+def _emptied(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    return onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+
+
+def _add_node(graph: onnx.GraphProto, node: onnx.NodeProto) -> None:
+    held = node.attribute[0].t if node.op_type == "Constant" and len(node.attribute) == 1 else None
+    if held is None or math.prod(held.dims) <= SMALL:
+        graph.node.append(node)
+    else:
+        _copy_fields(node, graph.node.add(), ("attribute",))
+        graph.node[-1].attribute.add(name="value", type=onnx.AttributeProto.TENSOR, t=_emptied(held))
+
+
+def take_nodes(model: onnx.ModelProto, changed: onnx.ModelProto) -> None:
+    """Give the model, in place, the nodes, functions, opsets and new initializers of a changed copy made `without_weights`."""
+    weights = {t.name: t for t in model.graph.initializer}
+    held = {node.output[0]: attribute(node, "value") for node in model.graph.node if node.op_type == "Constant"}
+    held = {name: tensor for name, tensor in held.items() if tensor is not None and math.prod(tensor.dims) > SMALL}
+    for tensor in changed.graph.initializer:
+        if tensor.name not in weights:
+            model.graph.initializer.append(tensor)
+    for node in changed.graph.node:
+        if node.op_type == "Constant" and node.output[0] in held:
+            node.attribute[0].t.CopyFrom(held[node.output[0]])
+    _set(model.graph.node, changed.graph.node)
+    _set(model.functions, changed.functions)
+    _set(model.opset_import, changed.opset_import)
+
+
+def _set(repeated, items) -> None:
+    del repeated[:]
+    repeated.extend(items)
+
+
 def array(tensor: onnx.TensorProto) -> np.ndarray:
     """A writable copy of the tensor's values."""
     return np.array(numpy_helper.to_array(tensor))
@@ -222,11 +276,11 @@ def prune(model: onnx.ModelProto) -> None:
         needed.add(name)
         if name in made_by:
             stack.extend(read_by(made_by[name]))
-    _keep(model.graph.node, lambda node: any(name in needed for name in node.output))
-    _keep(model.graph.initializer, lambda tensor: tensor.name in needed)
-    _keep(model.graph.sparse_initializer, lambda tensor: tensor.values.name in needed)
+    keep(model.graph.node, lambda node: any(name in needed for name in node.output))
+    keep(model.graph.initializer, lambda tensor: tensor.name in needed)
+    keep(model.graph.sparse_initializer, lambda tensor: tensor.values.name in needed)
     made = {name for node in model.graph.node for name in node.output}
-    _keep(model.graph.value_info, lambda value: value.name in made)
+    keep(model.graph.value_info, lambda value: value.name in made)
 
 
 def read_by(node: onnx.NodeProto) -> list[str]:
@@ -253,11 +307,11 @@ def rename_values(node: onnx.NodeProto, new: dict[str, str]) -> None:
             rename_values(inner, new)
 
 
-def _keep(repeated, wanted) -> None:
-    kept = [item for item in repeated if wanted(item)]
-    if len(kept) != len(repeated):
-        del repeated[:]
-        repeated.extend(kept)
+def keep(repeated, wanted) -> None:
+    """Drop, in place, the items that are not `wanted`; the others are not copied."""
+    for index in reversed(range(len(repeated))):
+        if not wanted(repeated[index]):
+            del repeated[index]
 
 
 def fresh_name(base: str, taken: set[str]) -> str:

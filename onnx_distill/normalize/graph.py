@@ -29,7 +29,9 @@ class Graph:
         self.outputs = {value.name for value in model.graph.output}
         self._order = [_copy(node) for node in model.graph.node]
         self._initializers = models.initializers(model)
-        self._edited: dict[str, np.ndarray] = {}  # contents of large initializers, which have none in the model until `finish`
+        self._edited: dict[
+            str, np.ndarray
+        ] = {}  # contents of large initializers, which have none in the model until `finish`
         self._names = {name for node in self._order for name in (node.name, *node.input, *node.output)}
         self._names |= {value.name for value in model.graph.input} | set(self._initializers)
         self._readers: dict[str, list[onnx.NodeProto]] = {}
@@ -124,7 +126,7 @@ class Graph:
     def add_constant(self, array: np.ndarray, base: str) -> str:
         """The name of a new initializer with these values."""
         name = self.fresh(base)
-        self._put(name, array)
+        self.put(name, array)
         return name
 
     def add_tensor(self, tensor: onnx.TensorProto, name: str) -> None:
@@ -137,17 +139,17 @@ class Graph:
         """New values for the constant that `reader` reads: under the old name where nothing else reads it, else under a new one."""
         if self.only_reader(name) is not reader:
             return self.add_constant(array, name)
-        self._put(name, array)
+        self.put(name, array)
         return name
 
     def settle(self, node: onnx.NodeProto, values: dict[str, np.ndarray]) -> None:
         """Put initializers with these values in the place of a node that makes nothing else that is used."""
         self.replace(node, [])
         for name, array in values.items():
-            self._put(name, array)
+            self.put(name, array)
 
-    def _put(self, name: str, array: np.ndarray) -> None:
-        """The array itself is kept, so nobody may write to it any more."""
+    def put(self, name: str, array: np.ndarray) -> None:
+        """An initializer has these values, and this name whoever reads it. The array is kept: nobody may write to it any more."""
         tensor, array = self._initializer(name), np.asarray(array)
         self._edited.pop(name, None)
         if array.size <= models.SMALL or array.dtype.kind not in "fiub":  # the rest: strings, types of other libraries

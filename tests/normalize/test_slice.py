@@ -20,7 +20,7 @@ def test_steps_forward_on_other_axes_stay_a_slice():
     assert {"Slice", "Gather"} <= operators(becomes(model, "slice"))
 
 
-@pytest.mark.parametrize("body, image", [("b = Slice(a, one, far, two)", "float[n,4,8,8] x"), ("b = Slice(a, far, one, two, back)", "float[n,4,h,w] x"), ("z = Shape<start = 2, end = 3>(a) b = Slice(a, z, one, two, back)", "float[n,4,8,8] x")], ids=["forward", "free size", "computed"])  # fmt: skip
+@pytest.mark.parametrize("body, image", [("b = Slice(a, one, far, two)", "float[n,4,8,8] x"), ("b = Slice(a, far, one, two, back)", "float[n,4,h,w] x"), ("z = Shape<start = 2, end = 3>(a) b = Slice(a, z, one, two, back)", "float[n,4,h,w] x")], ids=["forward", "free size", "computed"])  # fmt: skip
 def test_it_does_not_fire(body, image):
     values = {"one": np.array([1]), "two": np.array([2]), "far": np.array([100]), "back": np.array([-1])}
     stays(classifier(body, image, head=False, **values), "slice")
