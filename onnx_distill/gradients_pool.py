@@ -79,9 +79,7 @@ def _shares(site: Site, counts: list[np.ndarray]) -> Value | float:
     for count in counts:
         whole = whole[..., None] * count
     shares = (1 / np.maximum(whole, 1)).astype(np.float32)
-    if np.ptp(shares) == 0:
-        return float(shares.flat[0])
-    return site("Reshape", site("Identity", shares.reshape(-1)), list(shares.shape))
+    return _constant(site, shares) if np.ptp(shares) else float(shares.flat[0])
 
 
 def _apart(outputs: list[int]) -> list[int]:
@@ -156,8 +154,10 @@ def _matrix(node: onnx.NodeProto, size: int, scale: float, outputs: int) -> np.n
     return runtime.open_session(model, 1, optimized=False).run(None, {"x": units})[0][:, 0, :, 0].T
 
 
-def _constant(site: Site, matrix: np.ndarray) -> Value:
-    return site("Reshape", site("Identity", matrix.astype(np.float32).reshape(-1)), list(matrix.shape))
+def _constant(site: Site, values: np.ndarray) -> Value:
+    """In integers of 2^-30: of the constants in a gradient the runtime takes none of floats with an axis (1.19.2)."""
+    steps = np.rint(values.astype(np.float64).reshape(-1) * 2.0**30).astype(np.int64)
+    return site("Reshape", site("Cast", steps, to=TensorProto.FLOAT) * 2.0**-30, list(values.shape))
 
 
 POOL_RULES = {"AveragePool": average_pool, "Resize": resize}

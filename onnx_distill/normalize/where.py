@@ -1,6 +1,6 @@
 """What a Where broadcasts is expanded first: the runtime's gradient keeps the full shape where it should be summed (1.19.2).
 
-    Where(c, x, y)      Expand(x, Shape(y)), Expand(that, Shape(c)), and the like for y; only of those that are not full already
+    Where(c, x, y)      x becomes Expand(x, Shape(y)), then that of Shape(c), and the like for y; only what is not full already
 
 Must not fire on integers and booleans, on a condition (it has no gradient), on one number (it is not trained), or where the shapes
 are not known to differ.
@@ -8,6 +8,7 @@ are not known to differ.
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 
 from onnx_distill.normalize.graph import Graph
@@ -35,15 +36,21 @@ def _is_smaller(value: str, full: tuple[int | str, ...] | None, graph: Graph) ->
 
 
 def _expanded(node: onnx.NodeProto, graph: Graph, value: str, others: list[str]) -> list[onnx.NodeProto]:
-    nodes = []
-    for other in others:
-        if _is_one(graph.shape(other)):
-            continue
-        shape = graph.node("Shape", [other], node)
-        nodes += [shape, graph.node("Expand", [value, shape.output[0]], node)]
+    """As large as all of them together. Of constant sizes last: an Expand that reads constants alone would become a larger one."""
+    shapes = {other: graph.shape(other) or () for other in others}
+    full = [other for other in others if shapes[other] == graph.shape(node.output[0])]
+    wanted = full[:1] or sorted((other for other in others if set(shapes[other]) != {1}), key=lambda o: _is_fixed(shapes[o]))
+    nodes: list[onnx.NodeProto] = []
+    for other in wanted:
+        if _is_fixed(shapes[other]):
+            shape = graph.add_constant(np.array(shapes[other], np.int64), f"{value}/shape")
+        else:
+            nodes.append(graph.node("Shape", [other], node))
+            shape = nodes[-1].output[0]
+        nodes.append(graph.node("Expand", [value, shape], node))
         value = nodes[-1].output[0]
     return nodes
 
 
-def _is_one(shape: tuple[int | str, ...] | None) -> bool:
-    return shape is not None and all(size == 1 for size in shape)
+def _is_fixed(shape: tuple[int | str, ...]) -> bool:
+    return all(isinstance(size, int) for size in shape)
