@@ -15,15 +15,13 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import external_data_helper, numpy_helper
 
+from onnx_distill import check
 from onnx_distill.errors import InputError, first_line
+from onnx_distill.external import read_external
 
 QUANTIZED_OPS = frozenset(
     "QuantizeLinear DequantizeLinear DynamicQuantizeLinear ConvInteger MatMulInteger QGemm QAttention "
     "MatMulNBits DynamicQuantizeMatMul MatMulIntegerToFloat".split()
-)
-WHOLE_BYTES = frozenset(  # types whose elements are stored in whole bytes
-    getattr(onnx.TensorProto, name)
-    for name in "FLOAT DOUBLE FLOAT16 BFLOAT16 INT8 INT16 INT32 INT64 UINT8 UINT16 UINT32 UINT64 BOOL".split()
 )
 LARGEST_PROTO = 2**31 - 2**20  # bytes; protobuf's limit is 2 GiB
 SMALL = 1024  # elements; shape inference reads the contents of small initializers (shapes, axes) and never of larger ones
@@ -32,19 +30,28 @@ SMALL = 1024  # elements; shape inference reads the contents of small initialize
 def load(source: str | os.PathLike | onnx.ModelProto) -> onnx.ModelProto:
     """The model in a file (external data read in), or a copy of a ModelProto; checked to be a usable ONNX graph.
 
-    Raises InputError for anything that is not a whole ONNX model.
+    Opset 7 and newer, IR 3 to 13; an IR newer than the runtime's is written down as 10. Raises InputError for anything that
+    is not a whole ONNX model, before memory is spent on what it only claims to hold.
     """
+    where = "the given ModelProto" if isinstance(source, onnx.ModelProto) else str(source)
+    try:
+        return _checked(source, where)
+    except UnicodeDecodeError as error:  # where a damaged file spoils a name
+        raise InputError(f"{where} is not a valid ONNX model: {first_line(error)}") from None
+
+
+def _checked(source: str | os.PathLike | onnx.ModelProto, where: str) -> onnx.ModelProto:
     if isinstance(source, onnx.ModelProto):
-        model, where = onnx.ModelProto(), "the given ModelProto"
+        model = onnx.ModelProto()
         model.CopyFrom(source)
     else:
-        model, where = _read(Path(source)), str(source)
+        model = _read(Path(source))
     if not model.graph.node or not model.graph.output:
         raise InputError(f"{where} is not a whole ONNX model: it has no nodes or no outputs. Is the file truncated?")
-    try:
-        onnx.checker.check_model(model) if _fits_one_file(model) else None
-    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # the latter where a damaged file spoils a name
-        raise InputError(f"{where} is not a valid ONNX model: {first_line(error)}") from None
+    check.check_text(model, where)
+    check.check_versions(model, where)
+    check.check_tensors(model, where)
+    check.check_graph(without_weights(model), where)
     return model
 
 
@@ -57,21 +64,8 @@ def _read(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} is not an ONNX file, or a truncated one ({path.stat().st_size} bytes).") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    try:
-        external_data_helper.load_external_data_for_model(model, str(path.parent))
-        _check_whole(model)
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise InputError(f"external data of {path} cannot be read: {first_line(error)}") from None
+    read_external(check.tensors(model), path.parent, str(path))
     return model
-
-
-def _check_whole(model: onnx.ModelProto) -> None:
-    """onnx 1.19 reads on past the end of a weights file that is too short."""
-    for tensor in model.graph.initializer:
-        if tensor.raw_data and tensor.data_type in WHOLE_BYTES:
-            wanted = math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-            if len(tensor.raw_data) != wanted:
-                raise ValueError(f"{tensor.name!r} has {len(tensor.raw_data)} bytes, wanted {wanted}. Is a file truncated?")
 
 
 def _siblings(path: Path) -> list[Path]:
@@ -227,8 +221,9 @@ def image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
 
 
 def shape_of(value: onnx.ValueInfoProto) -> list[int | str]:
-    """Dimensions: an int where fixed, a name ('?' if unnamed) where free."""
-    return [d.dim_value if d.HasField("dim_value") else (d.dim_param or "?") for d in value.type.tensor_type.shape.dim]
+    """Dimensions: an int where fixed, a name ('?' if unnamed) where free; Paddle and others write -1 for the latter."""
+    dims = value.type.tensor_type.shape.dim
+    return [d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or "?") for d in dims]
 
 
 def producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
