@@ -32,7 +32,7 @@ FAMILIES = (
 )
 SIZE = 16  # of an image whose height and width the model leaves open
 W4A4 = QuantizeConfig(weight_bits=4, activation_bits=4)
-RECIPE = TrainConfig(learning_rate=3e-3, schedule="constant", warmup=0.0)
+RECIPE = TrainConfig(learning_rate=3e-4, schedule="constant", warmup=0.0)
 TEACHER_ALONE = DistillConfig(temperature=2, alpha=1)
 
 each_of_the_zoo = pytest.mark.parametrize("name", ZOO)
@@ -67,7 +67,14 @@ def original(name: str) -> onnx.ModelProto:
 @functools.cache
 def normalized(name: str) -> onnx.ModelProto:
     model = original(name)
-    return normalize(model, input_shape=random_images(model, 1).shape[1:])[0]
+    return normalize(with_size(model))[0]
+
+
+def with_size(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with height and width as `--input-shape` would pin them."""
+    for size, axis in zip(random_images(model, 1).shape[1:], image_input(model).type.tensor_type.shape.dim[1:]):
+        axis.dim_value = size
+    return model
 
 
 @functools.cache
@@ -146,7 +153,7 @@ def slope_error(step: Step, given, signs: np.ndarray) -> float:
     norms = {name: float(np.linalg.norm(gradient)) for name, gradient in step.gradients.items()}
     assert min(norms.values()) > 0, f"no gradient reaches {min(norms, key=lambda name: norms[name])}"
     direction = {name: step.gradients[name] * np.float32(sign / norms[name]) for name, sign in zip(kept, signs)}
-    ends, size = [], np.float32(2e-3)
+    ends, size = [], np.float32(5e-4)
     for side in (size, -size):
         for name, values in step.parameters.items():
             values[...] = kept[name] + side * direction[name]
@@ -164,8 +171,8 @@ def test_gradients_of_the_float_network_agree_with_central_differences(name):
     logits = runtime.run(runtime.open_session(float_model(name), 1), images)[0]
     teacher = logits + rng.normal(0, 2, logits.shape).astype(np.float32)
     signs = [np.ones(len(made.parameters.all)), *rng.choice([-1.0, 1.0], (2, len(made.parameters.all)))]
-    # kinks and curvature within a step of 2e-3 of each parameter, and float32 rounding of the loss
-    assert max(slope_error(step, (images, teacher, None), sign) for sign in signs) < 0.01
+    # kinks and curvature within a step of 5e-4 of each parameter, and float32 rounding of the loss
+    assert max(slope_error(step, (images, teacher, None), sign) for sign in signs) < 0.005
 
 
 # ---- quantize, train, export

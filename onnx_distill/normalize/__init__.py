@@ -11,15 +11,22 @@ from onnx_distill import model as models
 from onnx_distill.normalize import (
     absorb_pad,
     auto_pad,
+    batch,
+    constants,
     conv1d,
     conv_transpose,
     depth_to_space,
     einsum,
+    float16,
+    functions,
     global_pool,
     identity,
+    inputs,
     matmul_vector,
     max_pool,
+    opset,
     pad,
+    shapes,
     slice,
     split,
     squeeze,
@@ -29,7 +36,8 @@ from onnx_distill.normalize import (
 from onnx_distill.normalize.graph import Graph
 
 # Whole-graph passes, once, in this order: each has rewrite(graph) -> labels of the nodes it changed.
-PREPARATIONS: tuple[ModuleType, ...] = ()
+PREPARATIONS: tuple[ModuleType, ...] = (inputs, constants, functions, opset, constants, float16, batch, shapes)
+FINISHING: tuple[ModuleType, ...] = (shapes,)  # once more at the end: rewrites write shapes down
 # One node at a time, over the graph again and again until none fires: each has OPS, the operators that it looks at, and
 # rewrite(node, graph) -> the nodes that take its place, or None where it must not fire.
 REWRITES: tuple[ModuleType, ...] = (
@@ -81,6 +89,8 @@ def normalize_in_place(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Re
         if not fired:
             break
         done += fired
+    for preparation in FINISHING:
+        done += [Rewrite(_name(preparation), "", label) for label in preparation.rewrite(graph)]
     models.prune(graph.finish())
     return model, done
 

@@ -29,6 +29,7 @@ class Graph:
         self.outputs = {value.name for value in model.graph.output}
         self._order = [_copy(node) for node in model.graph.node]
         self._initializers = models.initializers(model)
+        models.keep(model.graph.value_info, lambda value: value.name not in self._initializers)  # their shapes may change
         self._edited: dict[
             str, np.ndarray
         ] = {}  # contents of large initializers, which have none in the model until `finish`
@@ -151,6 +152,7 @@ class Graph:
     def put(self, name: str, array: np.ndarray) -> None:
         """An initializer has these values, and this name whoever reads it. The array is kept: nobody may write to it any more."""
         tensor, array = self._initializer(name), np.asarray(array)
+        self._forget_shape(name, array.shape)
         self._edited.pop(name, None)
         if array.size <= models.SMALL or array.dtype.kind not in "fiub":  # the rest: strings, types of other libraries
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
@@ -158,6 +160,12 @@ class Graph:
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             tensor.CopyFrom(onnx.TensorProto(name=name, data_type=kind, dims=array.shape))
             self._edited[name] = array
+
+    def _forget_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Exporters declare shapes of initializers too: wrong once the initializer has another."""
+        if tuple(self._initializers[name].dims) != shape:
+            for place in reversed([i for i, value in enumerate(self.model.graph.value_info) if value.name == name]):
+                del self.model.graph.value_info[place]
 
     def _initializer(self, name: str) -> onnx.TensorProto:
         if name not in self._initializers:
