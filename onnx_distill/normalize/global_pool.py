@@ -3,7 +3,7 @@
     ReduceMean over all axes of space, AveragePool of the whole image      GlobalAveragePool
     ReduceMax over all axes of space, GlobalMaxPool                        MaxPool with the image as its window, static size only
     keepdims = 0                                                           a Flatten behind
-    of a Transpose to channels last, axes 1 and 2, keepdims = 0            the same before the Transpose
+    of a Transpose to channels last, axes 1 and 2                          the same before the Transpose
 
 Must not fire on other axes; where axes are computed in the graph; and on the mean and the variance of a normalization that is
 written out (a Sub subtracts the mean from what it is the mean of; a variance is the mean of a square): in integers they would
@@ -29,8 +29,7 @@ def rewrite(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
         return _pooled(node, graph, node.input[0], True)
     if graph.dtype(node.input[0]) != onnx.TensorProto.FLOAT or _is_normalization(node, graph):
         return None
-    image = _image(node, graph)
-    return None if image is None else _pooled(node, graph, image, bool(attribute(node, "keepdims", 1)))
+    return _over_space(node, graph) or _over_transposed_space(node, graph)
 
 
 def reduced_axes(node: onnx.NodeProto, graph: Graph) -> tuple[int, ...] | None:
@@ -51,16 +50,25 @@ def _is_whole_image(node: onnx.NodeProto, graph: Graph) -> bool:
     return window.extent == window.kernel == graph.sizes(node.input[0])
 
 
-def _image(node: onnx.NodeProto, graph: Graph) -> str | None:
-    """What is reduced over all its axes of space, with channels in front: the node's input, or what a Transpose makes it from."""
-    value, axes, rank = node.input[0], reduced_axes(node, graph), graph.rank(node.input[0])
-    if axes is None or rank is None or rank < 3:
+def _over_space(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
+    axes, rank = reduced_axes(node, graph), graph.rank(node.input[0]) or 0
+    if rank < 3 or axes != tuple(range(2, rank)):
         return None
-    made_by = graph.producer(value)
-    if made_by is not None and made_by.op_type == "Transpose" and not attribute(node, "keepdims", 1):
-        order = attribute(made_by, "perm", list(range(rank))[::-1])
-        value, axes = made_by.input[0], tuple(sorted(order[axis] for axis in axes))
-    return value if axes == tuple(range(2, rank)) else None
+    return _pooled(node, graph, node.input[0], bool(attribute(node, "keepdims", 1)))
+
+
+def _over_transposed_space(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
+    made_by, axes, rank = graph.producer(node.input[0]), reduced_axes(node, graph), graph.rank(node.input[0]) or 0
+    if made_by is None or made_by.op_type != "Transpose" or axes is None or rank < 3:
+        return None
+    order = attribute(made_by, "perm", list(range(rank))[::-1])
+    if order[0] != 0 or sorted(order[axis] for axis in axes) != list(range(2, rank)):
+        return None
+    nodes = _pooled(node, graph, made_by.input[0], bool(attribute(node, "keepdims", 1)))
+    if nodes is None or not attribute(node, "keepdims", 1):
+        return nodes
+    nodes[-1].output[0] = graph.fresh(f"{node.output[0]}/pooled")
+    return [*nodes, graph.node("Transpose", nodes[-1].output, node, node.output[0], perm=list(order))]
 
 
 def _is_normalization(node: onnx.NodeProto, graph: Graph) -> bool:

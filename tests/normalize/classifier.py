@@ -20,10 +20,14 @@ BATCH = 3
 CONV = {3: "float[n,4,9]", 4: "float[n,4,8,8]", 5: "float[n,4,4,5,6]"}
 
 
-def classifier(body: str, image: str = "float[n,4,8,8] x", opset: int = 17, head: bool = True, **values) -> onnx.ModelProto:
-    """x -> Conv or MatMul (weight `w`) -> a -> `body` -> b -> logits. values: arrays, or shapes of random weights."""
+def classifier(
+    body: str, image: str = "float[n,4,8,8] x", opset: int = 17, head: bool = True, first: str | None = None, **values
+) -> onnx.ModelProto:
+    """x -> Conv or MatMul (weight `w`), or `first` -> a -> `body` -> b -> logits. values: arrays, or shapes of random weights."""
     rng, rank = np.random.default_rng(0), image.count(",") + 1
-    first = "a = MatMul(x, w)" if rank == 2 else f"a = Conv<pads = {[1] * 2 * (rank - 2)}>(x, w)"
+    first = (
+        first if first is not None else "a = MatMul(x, w)" if rank == 2 else f"a = Conv<pads = {[1] * 2 * (rank - 2)}>(x, w)"
+    )
     text = f'<ir_version: 8, opset_import: ["": {opset}]> g ({image}) => (float[n] b) {{ {first} {body} }}'
     model = onnx.parser.parse_model(text)
     model.graph.output[0].type.tensor_type.ClearField("shape")
@@ -56,8 +60,12 @@ def _with_head(model: onnx.ModelProto, rng: np.random.Generator) -> onnx.ModelPr
 
 
 def images(model: onnx.ModelProto, seed: int = 1) -> np.ndarray:
-    sizes = [dim.dim_value or BATCH for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    return np.random.default_rng(seed).standard_normal(sizes).astype(np.float32)
+    """Standard normal, or pixels where the model wants uint8; BATCH of them."""
+    kind, rng = model.graph.input[0].type.tensor_type, np.random.default_rng(seed)
+    sizes = [dim.dim_value or BATCH for dim in kind.shape.dim]
+    if kind.elem_type == onnx.TensorProto.UINT8:
+        return rng.integers(0, 256, sizes).astype(np.uint8)
+    return rng.standard_normal(sizes).astype(np.float32)
 
 
 def slope_error(model: onnx.ModelProto) -> float:

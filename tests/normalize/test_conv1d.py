@@ -1,4 +1,5 @@
 import numpy as np
+import onnx
 import pytest
 from classifier import becomes, classifier, stays
 from equal import operators
@@ -27,6 +28,12 @@ def test_a_value_read_twice_keeps_its_squeeze():
     body = "c = Conv<group = 4>(a, w2) r = Relu(c) d = Conv<group = 2, pads = [1, 1]>(c, w3) b = Add(r, d)"
     made = becomes(classifier(body, SOUND, w2=(4, 1, 3), w3=(4, 2, 3)), "conv1d")
     assert "Squeeze" in operators(made)
+
+
+def test_the_declared_shape_of_a_weight_is_forgotten():
+    model = classifier("b = Conv<group = 4>(a, w2)", SOUND, w2=(4, 1, 3))
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("w2", 1, [4, 1, 3]))
+    becomes(model, "conv1d")
 
 
 def test_a_computed_weight_is_unsqueezed():

@@ -35,10 +35,12 @@ def test_an_average_of_the_whole_image_becomes_global(more):
     assert "AveragePool" not in operators(made)
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
 @pytest.mark.parametrize("operator", ["ReduceMean", "ReduceMax"])
-def test_channels_last_are_pooled_before_the_transpose(operator):
-    model = classifier(f"t = Transpose<perm = [0, 2, 3, 1]>(a) b = {operator}<axes = [1, 2], keepdims = 0>(t)")
-    assert not {"Transpose", operator} & operators(becomes(model, "global_pool"))
+def test_channels_last_are_pooled_before_the_transpose(operator, keepdims):
+    body = f"t = Transpose<perm = [0, 2, 3, 1]>(a) b = {operator}<axes = [1, 2], keepdims = {keepdims}>(t)"
+    order = [node.op_type for node in becomes(classifier(body), "global_pool").graph.node]
+    assert operator not in order and order.count("Transpose") == keepdims
 
 
 def test_a_mean_needs_no_size():
