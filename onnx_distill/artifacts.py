@@ -15,6 +15,7 @@ from onnx_distill.fake_quant import FakeQuantModel, fake_quantized
 from onnx_distill.loss import add_loss
 from onnx_distill.lower import lower
 from onnx_distill.model import array, closest, initializers, shape_of
+from onnx_distill.trainability import refuse, settings
 
 TRAINING_MODEL = "training_model.onnx"
 
@@ -55,6 +56,7 @@ def build(
     freeze: patterns of parameter names that are not trained. Raises InputError where one fits none, or nothing is left.
     """
     parameters = thawed(trainable(student, learn_steps), freeze)
+    refuse(student, parameters.all)  # before the runtime, which would train it wrongly or kill the process, sees the graph
     prepared = fake_quantized(student, parameters.steps)
     logits = prepared.model.graph.output[0]
     classes = class_count(logits)
@@ -80,7 +82,8 @@ def trainable(student: onnx.ModelProto, learn_steps: str) -> Parameters:
     """Float initializers of a QDQ student that feed the network: weights and biases, and the steps chosen by none | weights | all."""
     constants = initializers(student)
     steps = {q.scale: q for q in reversed(qdq.find(student))}  # of quantizers that share a scale the first counts
-    values = [t.name for t in constants.values() if t.data_type == onnx.TensorProto.FLOAT and t.name not in steps]
+    apart = {*steps, *settings(student)}
+    values = [t.name for t in constants.values() if t.data_type == onnx.TensorProto.FLOAT and t.name not in apart]
     weights = tuple(name for name in values if len(constants[name].dims) > 1 and array(constants[name]).size > 1)
     biases = tuple(name for name in values if len(constants[name].dims) == 1)
     moving = _fed_by(student, {*weights, *biases})

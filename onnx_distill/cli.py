@@ -175,6 +175,12 @@ train_options = _options(
         show_default=True,
         help="Images held out of --data to choose the best student.",
     ),
+    click.option(
+        "--preflight/--no-preflight",
+        default=True,
+        show_default=True,
+        help="Check the gradient of every parameter on a few images first.",
+    ),
     seed_option,
 )
 
@@ -393,7 +399,10 @@ class _Bar:
 
     def __init__(self):
         self.bar = None
-        self.watch = pipeline.Watch(self._stage, self._step, self._evaluation)
+        self.watch = pipeline.Watch(self._stage, self._step, self._evaluation, self._warning)
+
+    def _warning(self, text: str) -> None:
+        self._write(f"warning: {text}")
 
     def _stage(self, text: str) -> None:
         self._write(f"== {text}")

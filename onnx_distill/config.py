@@ -78,6 +78,7 @@ class TrainConfig:
     save_every: int = 200  # steps between checkpoints, where there is a place for them; 0: at evaluations alone
     freeze: tuple[str, ...] = ()  # patterns of parameter names that stay as they are
     on_nonfinite: str = "stop"  # stop | rewind: back to the last good state at half the rate, five times at most
+    preflight: bool = True  # check every gradient on a few images first; about two seconds for a small network
     flip: bool = False  # random horizontal flips of the training images
     shift: int = 0  # random shifts by up to so many pixels
     crop: float = 0.0  # random parts of at least this share of the area, resized; 0 is off

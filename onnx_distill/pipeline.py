@@ -22,6 +22,7 @@ from onnx_distill.export import export
 from onnx_distill.logits import MARK, find_logits
 from onnx_distill.model import replacing, save
 from onnx_distill.placement import plan, with_node_names
+from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.qdq import is_quantized
 from onnx_distill.quantize import quantize, with_quantizable_opset
 from onnx_distill.train import Checkpoint, Progress, Trained, check_fit, train
@@ -44,6 +45,7 @@ class Watch:
     stage: Callable[[str], None] = lambda text: None
     step: Callable[[Progress], None] = lambda progress: None
     evaluation: Callable[[Checkpoint], None] = lambda checkpoint: None
+    warning: Callable[[str], None] = lambda text: None
 
 
 def quantize_with_images(
@@ -110,7 +112,17 @@ def distill(
     deployable(student, teacher)  # refuses now what could not be exported after the training
     rest, held_out = split(images, validation, config.seed)
     score = scorer(held_out, float_model, config.threads)
+    if config.preflight:
+        _warn_of_dead(preflight(student, rest.read(np.arange(min(IMAGES, len(rest)))), config), watch)
     return train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation)
+
+
+def _warn_of_dead(parameters: list[str], watch: Watch) -> None:
+    if parameters:
+        watch.warning(
+            f"{len(parameters)} parameters do not move the logits on the first images, {parameters[0]!r} among them: "
+            "their Relus are closed, or weights behind them are 0. They train once that changes."
+        )
 
 
 def logits_model(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto:

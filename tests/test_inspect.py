@@ -10,15 +10,15 @@ import pytest
 from onnx import helper, parser
 
 from onnx_distill.errors import InputError
-from onnx_distill.inspect import CASES, FAKE_QUANTIZED, OBSTACLES, TRAINABLE, Value, find_obstacles, inspect, render
+from onnx_distill.inspect import Rewrites, Value, inspect, render
 
 NET = """<ir_version: 8, opset_import: ["" : 14], producer_name: "test", producer_version: "1.0">
 net (float[N, 1, 4, 4] image) => (float[N, 3] prob, int64[N] best)
 <float[3, 1, 4, 4] w = {0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0, 0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0, 0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0},
  int64[2] flat = {-1, 3}, float[3] bias = {1, 2, 3}> {
     features = Conv(image, w)
-    act = HardSwish(features)
-    [again] more = HardSwish(act)
+    act = Hardmax(features)
+    [again] more = Hardmax(act)
     logits = Reshape(more, flat)
     [S] prob = Softmax(logits)
     rounded = Round(prob)
@@ -37,10 +37,6 @@ def make_net(nodes: str, opset: int = 18, inputs: str = "float[2, 3, 4, 4] x", i
     )
 
 
-def complaints(nodes: str, **kwargs) -> list[tuple[str, str]]:
-    return [(obstacle.op, obstacle.reason) for obstacle in find_obstacles(make_net(nodes, **kwargs))]
-
-
 def test_facts_of_a_small_net():
     facts = inspect(parser.parse_model(NET))
     assert facts.inputs == (Value("image", "float", ("N", 1, 4, 4)),)
@@ -49,15 +45,15 @@ def test_facts_of_a_small_net():
     assert facts.logits == Value("logits", "float", ("?", 3))
     assert facts.logits_reason == "feeds Softmax 'S', the last before output 'prob'"
     assert list(facts.operators.items()) == [
-        ("HardSwish", 2), ("ArgMax", 1), ("Conv", 1), ("Reshape", 1), ("Round", 1), ("Softmax", 1)
+        ("Hardmax", 2), ("ArgMax", 1), ("Conv", 1), ("Reshape", 1), ("Round", 1), ("Softmax", 1)
     ]  # fmt: skip
     assert (facts.parameters, facts.parameter_bytes, facts.quantized) == (51, 204, None)
 
 
 def test_obstacles_are_grouped_and_end_at_the_logits():
     (obstacle,) = inspect(parser.parse_model(NET)).obstacles
-    assert (obstacle.op, obstacle.nodes) == ("HardSwish", ("act", "again"))
-    assert "Clip(x / 6 + 0.5, 0, 1)" in obstacle.reason
+    assert (obstacle.op, obstacle.nodes) == ("Hardmax", ("act", "again"))
+    assert obstacle.reason == "no gradient"
 
 
 def test_named_logits_are_shown_and_obstacles_end_there():
@@ -100,87 +96,13 @@ def test_float16_weights_count_two_bytes_each_and_integers_are_no_parameters():
     assert (facts.parameters, facts.parameter_bytes) == (9 + 9 + 1 + 5, 4 * 19 + 2 * 5)
 
 
-BAD = {
-    "conv, auto_pad": ("y = Conv<auto_pad = \"SAME_UPPER\">(x, w2)", "Conv", "wrong gradient with auto_pad SAME_UPPER"),
-    "conv 1D with groups": ("y = Conv<group = 3>(x, w1)", "Conv", "kills the process in 1D with groups"),
-    "pad with axes": ("y = Pad(x, around, , one)", "Pad", "error with an axes input"),
-    "pad by reflection": ('y = Pad<mode = "reflect">(x, around)', "Pad", "no gradient in mode reflect"),
-    "slice backwards": ("y = Slice(x, one, back, one, back)", "Slice", "error with a negative step"),
-    "split, an output unused": ("y, unused = Split<num_outputs = 2>(x)", "Split", "wrong gradient when an output is unused"),
-    "computed exponent": ("y = Pow(x, x)", "Pow", "gradient for the base only"),
-    "layer norm with one output": ("y = LayerNormalization(x, scalar)", "LayerNormalization", "unless all three outputs"),
-    "dropout without mask": ("y = Dropout(x)", "Dropout", "unless the mask output is listed"),
-    "an operator nobody knows": ("y = Mystery(x)", "Mystery", "not among the operators known to train"),
-}  # fmt: skip
-GOOD = {
-    "conv, no padding": "y = Conv(x, w2)",
-    "conv with pads": 'y = Conv<auto_pad = "NOTSET", pads = [1, 1, 1, 1]>(x, w2)',
-    "conv 1D without groups": "y = Conv<kernel_shape = [3]>(x, w1)",
-    "pad": "y = Pad(x, around)",
-    "slice forwards": "y = Slice(x, one, one, one, one)",
-    "split": "a, b = Split<num_outputs = 2>(x) y = Concat<axis = 0>(a, b)",
-    "power of a constant": "y = Pow(x, scalar)",
-    "layer norm with three outputs": "y, mean, deviation = LayerNormalization(x, scalar)",
-    "clip": "y = Clip(x, , scalar)",
-    "shape arithmetic": "s = Shape(x) n = Mod(s, one) y = Reshape(x, n)",
-}
-
-
-@pytest.mark.parametrize("nodes, op, reason", BAD.values(), ids=BAD.keys())
-def test_case_without_a_right_gradient_is_told(nodes, op, reason):
-    ((found, why),) = complaints(nodes)
-    assert found == op and reason in why
-
-
-@pytest.mark.parametrize("nodes", GOOD.values(), ids=GOOD.keys())
-def test_case_with_an_exact_gradient_is_no_obstacle(nodes):
-    assert complaints(nodes) == []
-
-
-@pytest.mark.parametrize(
-    "nodes, opset, op",
-    [
-        ("y = Clip<min = 0.0, max = 6.0>(x)", 10, "Clip"),
-        ("y = Clip(x, , scalar)", 11, "Clip"),
-        ("y = Pad<pads = [0, 0, 1, 1, 0, 0, 1, 1]>(x)", 10, "Pad"),
-        ("y = Slice<starts = [0], ends = [1], axes = [1]>(x)", 9, "Slice"),
-    ],
-)
-def test_forms_of_old_opsets_are_obstacles(nodes, opset, op):
-    ((found, why),) = complaints(nodes, opset=opset)
-    assert found == op and "convert the model to a later opset" in why
-
-
-@pytest.mark.parametrize("op", sorted(OBSTACLES))
-def test_operator_in_the_table_is_an_obstacle_with_its_reason(op):
-    assert complaints(f"y = {op}(x)") == [(op, OBSTACLES[op])]
-
-
-@pytest.mark.parametrize("op", sorted(TRAINABLE - set(CASES)))
-def test_trainable_operator_is_no_obstacle(op):
-    assert complaints(f"y = {op}(x)") == []
-
-
-def test_tables_name_real_operators_once():
-    for op in [*OBSTACLES, *TRAINABLE, *CASES]:
-        assert onnx.defs.has(op), op
-    assert not TRAINABLE & set(OBSTACLES)
-    assert set(CASES) <= TRAINABLE
-    assert not FAKE_QUANTIZED & (TRAINABLE | set(OBSTACLES))
-
-
-def test_constant_nodes_are_looked_up_like_initializers():
-    nodes = "steps = Constant<value = int64[1] {-1}>() y = Slice(x, one, back, one, steps)"
-    assert complaints(nodes) == [("Slice", "error with a negative step")]
-
-
 def test_operator_of_another_domain_carries_the_domain():
-    model = make_net("y = Relu(x)")
+    model = make_net("h = Mul(x, scalar) y = Relu(h)")
     model.opset_import.append(helper.make_opsetid("com.example", 1))
-    model.graph.node[0].domain = "com.example"
+    model.graph.node[1].domain = "com.example"
     facts = inspect(model)
     assert render(facts).splitlines()[0].startswith("input          x")
-    assert facts.operators == {"com.example::Relu": 1}
+    assert facts.operators == {"Mul": 1, "com.example::Relu": 1}
     assert [obstacle.op for obstacle in facts.obstacles] == ["com.example::Relu"]
 
 
@@ -194,16 +116,16 @@ def test_text_is_aligned_and_has_it_all():
     for part in [
         "logits  float [?, 3]",
         "feeds Softmax 'S'",
-        "2 HardSwish",
+        "2 Hardmax",
         "51 (0.00 MB)",
-        "HardSwish: no gradient",
+        "Hardmax: no gradient",
         "(act and 1 more)",
     ]:
         assert part in text
 
 
 def test_logits_behind_an_unknown_operator_are_of_unknown_shape():
-    text = render(inspect(make_net("h = Mystery(x) y = Softmax(h)")))
+    text = render(inspect(make_net("m = Mul(x, scalar) h = Mystery(m) y = Softmax(h)")))
     assert "logits         h  of unknown type and shape" in text
     assert text.endswith("not trainable  Mystery: not among the operators known to train (h)")
 
@@ -212,3 +134,22 @@ def test_text_of_a_net_that_cannot_be_cut_lists_its_last_nodes():
     text = render(inspect(make_net("h = Relu(x) [End] y = Sigmoid(h)")))
     assert "logits         not found" in text and "Sigmoid End -> y" in text
     assert text.endswith("not trainable  nothing")
+
+
+def test_rewrites_are_grouped_by_rule_and_operator_and_obstacles_are_those_left():
+    facts = inspect(make_net("a = Identity(x) b = Mul(a, scalar) c = Identity(b) d = Dropout(c) y = Hardmax(d)"))
+    assert {Rewrites("identity", "Identity", 2), Rewrites("identity", "Dropout", 1)} <= set(facts.rewrites)
+    assert [obstacle.op for obstacle in facts.obstacles] == ["Hardmax"]
+    text = render(facts)
+    assert "    2 Identity (identity)" in text and "not trainable  Hardmax: no gradient (y)" in text
+    assert {"rule": "identity", "operator": "Dropout", "count": 1} in json.loads(json.dumps(asdict(facts)))["rewrites"]
+
+
+def test_quantized_model_is_not_rewritten():
+    facts = inspect(make_net("[Q] q = QuantizeLinear(x, scalar) d = DequantizeLinear(q, scalar) y = Identity(d)"))
+    assert facts.rewrites == () and facts.refused == ""
+
+
+def test_model_that_cannot_be_rewritten_says_why():
+    facts = inspect(make_net("h = Mystery(x) y = Softmax(h)", opset=9))
+    assert facts.refused and f"refused        {facts.refused}" in render(facts)

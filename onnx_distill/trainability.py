@@ -1,0 +1,335 @@
+"""Which operators onnxruntime-training 1.19.2 gives an exact gradient on the CPU, and what goes wrong with the others.
+
+Every line of the tables was run: a small graph with the operator in it, its gradient beside differences of its outputs
+(`gradient_check`), in a process of its own. `docs/operators.md` is made from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto
+
+from onnx_distill import model as models
+from onnx_distill.errors import InputError
+from onnx_distill.logits import label, value_types
+
+FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
+
+# Operators with an exact gradient, save for the cases in CASES.
+EXACT = frozenset(
+    "Abs Add Cast Clip Concat Conv Cos Div Dropout Erf Exp Expand Flatten Gather GatherElements GatherND Gelu Gemm "
+    "GlobalAveragePool Identity LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mul Neg Pad Pow Reciprocal "
+    "ReduceL2 ReduceLogSumExp ReduceMean ReduceSum Relu Reshape ScatterElements ScatterND Sigmoid Sin Slice Softmax Split Sqrt "
+    "Squeeze Sub Tanh Tile TopK Transpose Trilu Unsqueeze Where AveragePool "
+    "com.microsoft::Gelu com.microsoft::FastGelu com.microsoft::QuickGelu".split()
+)
+# `train` turns these into fake quantization before it asks for gradients.
+FAKE_QUANTIZED = frozenset(["QuantizeLinear", "DequantizeLinear"])
+# Operators whose output does not depend on the floats they read, or by leaps: no gradient flows through, none is asked for.
+CONSTANT_OUTPUT = frozenset(
+    "Shape Size ConstantOfShape EyeLike ArgMax ArgMin NonZero IsNaN IsInf Equal Greater Less GreaterOrEqual LessOrEqual "
+    "And Or Not Xor OneHot Range RandomNormalLike RandomUniformLike Constant".split()
+)
+NO_GRADIENT = "no gradient"
+UNKNOWN = "not among the operators known to train"
+OBSTACLES: dict[str, str] = {
+    **dict.fromkeys(
+        "Acos Acosh Asin Asinh Atan Atanh Bernoulli Celu Ceil Compress Cosh CumSum DepthToSpace Det Einsum Elu Floor "
+        "GlobalLpPool GlobalMaxPool GroupNormalization Hardmax InstanceNormalization LRN LpNormalization LpPool Mean "
+        "MeanVarianceNormalization Mish Mod RNN ReduceL1 ReduceLogSum ReduceMax ReduceMin ReduceProd ReduceSumSquare Round Selu "
+        "Shrink Sign Sinh Softplus Softsign SpaceToDepth Tan ThresholdedRelu GRU LSTM SequenceAt Scan Swish".split(),
+        NO_GRADIENT,
+    ),
+    "HardSwish": "no gradient; the same as x * Clip(x / 6 + 0.5, 0, 1)",
+    "HardSigmoid": "no gradient; the same as Clip(alpha * x + beta, 0, 1)",
+    "PRelu": "no gradient; the same as Relu(x) - slope * Relu(-x)",
+    "Sum": "no gradient; the same as a chain of Add",
+    "BatchNormalization": "would train on batch statistics; fold it into the Conv before it, or write it as Mul and Add",
+    "If": "kills the process; export the model with its condition fixed",
+    "Loop": "no gradient; export the model with the loop unrolled",
+    "ConvTranspose": "gradient without a CPU kernel",
+    "Resize": "gradient without a CPU kernel",
+    "Upsample": "gradient without a CPU kernel (a Resize)",
+}
+# Inputs, by place, that are settings of an operator: the runtime gives them no gradient, and nobody wants them trained.
+SETTINGS: dict[str, frozenset[int]] = {
+    "BatchNormalization": frozenset([3, 4]),
+    "Clip": frozenset([1, 2]),
+    "Dropout": frozenset([1, 2]),
+    "Pad": frozenset([1, 2, 3]),
+    "Pow": frozenset([1]),
+    "Resize": frozenset([1, 2, 3]),
+    "Upsample": frozenset([1]),
+    "Where": frozenset([0]),
+}
+# Wrong wherever it stands, even where no gradient passes: the runtime rewrites each of them for training.
+WRONG_ANYWHERE = frozenset(["BatchNormalization"])
+REMEDY = "Export the model without it, or cut before it with --logits."
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What the checks of one node may look up."""
+
+    opset: int
+    constants: dict[str, TensorProto]
+    read: frozenset[str]  # every value that a node or a graph output reads
+    types: dict[str, onnx.ValueInfoProto]
+    live: frozenset[str]  # values that depend on what is trained
+
+    def shape(self, value: str) -> tuple[int | str, ...] | None:
+        """An int where fixed, a name or '?' where free; None where even the rank is unknown."""
+        if value in self.constants:
+            return tuple(self.constants[value].dims)
+        info = self.types.get(value)
+        return tuple(models.shape_of(info)) if info is not None and info.type.tensor_type.HasField("shape") else None
+
+    def is_static(self, value: str) -> bool:
+        shape = self.shape(value)
+        return shape is not None and all(isinstance(size, int) and size > 0 for size in shape)
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Nodes up to the logits that cannot be trained as they stand, all for one reason."""
+
+    op: str
+    reason: str
+    nodes: tuple[str, ...]
+
+
+def refuse(model: onnx.ModelProto, parameters: Collection[str]) -> None:
+    """Raises InputError for a node whose gradient would be wrong or missing, or whose training would kill the process, and for
+    a parameter that no gradient could reach. The model ends in its logits.
+    """
+    found = find_obstacles(model, parameters=parameters)
+    if found:
+        more = sum(len(obstacle.nodes) for obstacle in found) - 1
+        others = f" {more} more nodes like it or worse: see `onnx-distill inspect`." if more else ""
+        first = found[0]
+        raise InputError(f"{first.op} {first.nodes[0]!r} cannot be trained: {first.reason}. {REMEDY}{others}")
+    _refuse_unreached(model, parameters)
+
+
+def find_obstacles(
+    model: onnx.ModelProto, logits: str | None = None, parameters: Collection[str] | None = None
+) -> tuple[Obstacle, ...]:
+    """What could not be trained among the nodes that gradients from the logits (None: from the outputs) pass through.
+
+    parameters: what is trained; None: every float initializer.
+    """
+    trained = _up_to(model, logits)
+    graph = graph_of(trained, parameters)
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for node in trained.graph.node:
+        if node.op_type in WRONG_ANYWHERE or graph.live.intersection(node.output):
+            reason = why_not_trainable(node, graph)
+            if reason:
+                grouped.setdefault((operator(node), reason), []).append(label(node))
+    return tuple(Obstacle(op, reason, tuple(nodes)) for (op, reason), nodes in grouped.items())
+
+
+def settings(model: onnx.ModelProto) -> set[str]:
+    """Values that every node reading them reads as a setting or to compare with: bounds, exponents, thresholds."""
+    read, trained = set(), set()
+    for node in model.graph.node:
+        apart = range(len(node.input)) if _is_constant(node) else SETTINGS.get(node.op_type, ())
+        read.update(name for place, name in enumerate(node.input) if place in apart)
+        trained.update(name for place, name in enumerate(node.input) if place not in apart)
+    return read - trained - {""}
+
+
+def operator(node: onnx.NodeProto) -> str:
+    """'Conv', or 'com.microsoft::Gelu' outside ONNX's own operators."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def _up_to(model: onnx.ModelProto, logits: str | None) -> onnx.ModelProto:
+    if logits is None:
+        return model
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.output[:]
+    part.graph.output.add(name=logits)
+    models.prune(part)
+    return part
+
+
+def graph_of(model: onnx.ModelProto, parameters: Collection[str] | None = None) -> Graph:
+    """parameters: what is trained; None: every float initializer."""
+    floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type in FLOATS}
+    trained = floats - settings(model) if parameters is None else set(parameters)
+    inline = {node.output[0]: models.attribute(node, "value") for node in model.graph.node if node.op_type == "Constant"}
+    constants = {**models.initializers(model), **{name: tensor for name, tensor in inline.items() if tensor is not None}}
+    read = {name for node in model.graph.node for name in models.read_by(node)} | {v.name for v in model.graph.output}
+    return Graph(models.opset(model), constants, frozenset(read), value_types(model), frozenset(_live(model, trained)))
+
+
+def _live(model: onnx.ModelProto, trained: set[str]) -> set[str]:
+    """Values that change, not by leaps alone, with what is trained."""
+    live = set(trained)
+    for node in model.graph.node:
+        if not live.isdisjoint(models.read_by(node)) and not _is_constant(node):
+            live.update(name for name in node.output if name)
+    return live
+
+
+def _is_constant(node: onnx.NodeProto) -> bool:
+    to_integers = node.op_type == "Cast" and models.attribute(node, "to") not in FLOATS
+    return node.op_type in CONSTANT_OUTPUT or to_integers
+
+
+def _refuse_unreached(model: onnx.ModelProto, parameters: Collection[str]) -> None:
+    """A parameter must reach the logits by a way that gradients can take back."""
+    reached, ends = {value.name for value in model.graph.output}, []
+    for node in reversed(model.graph.node):
+        if reached.intersection(node.output):
+            ends += [node] if _is_constant(node) else []
+            reached.update(models.read_by(node) if not _is_constant(node) else ())
+    for name in parameters:
+        if name not in reached:
+            below = _live(model, {name})
+            blamed = next((f", only by way of {operator(n)} {label(n)!r}" for n in ends if below & set(n.input)), "")
+            raise InputError(
+                f"parameter {name!r} cannot be trained: no gradient from the logits reaches it{blamed}. "
+                "Cut the model at a value that it does reach, with --logits."
+            )
+
+
+def why_not_trainable(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """One line on what goes wrong with the node's gradient, or None for an exact one."""
+    name = operator(node)
+    if name in OBSTACLES:
+        return OBSTACLES[name]
+    if name in CASES:
+        return CASES[name](node, graph)
+    return None if name in EXACT or name in FAKE_QUANTIZED or node.domain.startswith("onnx_distill") else UNKNOWN
+
+
+def _conv(node: onnx.NodeProto, graph: Graph) -> str | None:
+    auto_pad = _text(node, "auto_pad", "NOTSET")
+    if auto_pad not in ("NOTSET", "VALID"):
+        return f"wrong gradient with auto_pad {auto_pad}; write the pads out"
+    shape = graph.shape(node.input[1])
+    rank = len(shape) - 2 if shape is not None else len(models.attribute(node, "kernel_shape", []))
+    if rank != 2 and models.attribute(node, "group", 1) > 1:
+        return f"kills the process in {rank}D with groups; write it in 2D"
+    return None
+
+
+def _average_pool(node: onnx.NodeProto, graph: Graph) -> str | None:
+    shape = graph.shape(node.input[0])
+    if not graph.is_static(node.input[0]):
+        return "kills the process unless its shape is fully static; write it as a Conv"
+    if _text(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return "wrong gradient with auto_pad; write the pads out"
+    if any(size > 1 for size in models.attribute(node, "dilations", [])):
+        return "wrong gradient with dilations; write it as a Conv"
+    return "wrong gradient in 3D; write it as a Conv" if shape is not None and len(shape) > 4 else None
+
+
+def _max_pool(node: onnx.NodeProto, graph: Graph) -> str | None:
+    return "wrong gradient with storage_order 1" if models.attribute(node, "storage_order", 0) else None
+
+
+def _leaky_relu(node: onnx.NodeProto, graph: Graph) -> str | None:
+    return "wrong gradient where alpha is negative" if models.attribute(node, "alpha", 0.01) < 0 else None
+
+
+def _clip(node: onnx.NodeProto, graph: Graph) -> str | None:
+    if graph.opset < 12:
+        return "wrong or no gradient before opset 12; convert the model to a later opset"
+    return "wrong gradient where a bound depends on what is trained" if graph.live.intersection(node.input[1:]) else None
+
+
+def _layer_normalization(node: onnx.NodeProto, graph: Graph) -> str | None:
+    if len(node.output) != 3 or not all(node.output):
+        return "error unless all three outputs are listed"
+    return None if len(node.input) == 3 and node.input[2] else "error without a bias; give one of zeros"
+
+
+def _dropout(node: onnx.NodeProto, graph: Graph) -> str | None:
+    return "wrong gradient with a ratio among its inputs; take the node out" if any(node.input[1:]) else None
+
+
+def _matmul(node: onnx.NodeProto, graph: Graph) -> str | None:
+    ranks = [len(shape) for shape in map(graph.shape, node.input) if shape is not None]
+    return "error where an operand is a vector; make it a matrix" if 1 in ranks else None
+
+
+def _pad(node: onnx.NodeProto, graph: Graph) -> str | None:
+    if len(node.input) == 1:
+        return "error in the attribute form, before opset 11; convert the model to a later opset"
+    if len(node.input) > 3 and node.input[3]:
+        return "error with an axes input; write pads for every axis"
+    mode = _text(node, "mode", "constant")
+    return f"no gradient in mode {mode}, only in constant" if mode != "constant" else None
+
+
+def _pow(node: onnx.NodeProto, graph: Graph) -> str | None:
+    if node.input[1] in graph.live:
+        return "gradient for the base only, and the exponent depends on what is trained"
+    tensor = graph.constants.get(node.input[1])
+    if tensor is not None and tensor.data_type not in FLOATS:
+        return "error where the exponent is an integer; make it a float"
+    return _unlike_output(node, graph, "base", node.input[:1])
+
+
+def _reduce(node: onnx.NodeProto, graph: Graph) -> str | None:
+    dropped = graph.opset < 18 and not models.attribute(node, "keepdims", 1)
+    return "error before opset 18 where axes are dropped; convert the model to a later opset" if dropped else None
+
+
+def _slice(node: onnx.NodeProto, graph: Graph) -> str | None:
+    if len(node.input) == 1:
+        return "error in the attribute form, before opset 10; convert the model to a later opset"
+    steps = graph.constants.get(node.input[4]) if len(node.input) > 4 else None
+    return "error with a negative step" if steps is not None and (models.array(steps) < 0).any() else None
+
+
+def _split(node: onnx.NodeProto, graph: Graph) -> str | None:
+    if not all(node.output):
+        return "kills the process where an output is left out; use Slice"
+    return None if graph.read.issuperset(node.output) else "wrong gradient when an output is unused; use Slice"
+
+
+def _transpose(node: onnx.NodeProto, graph: Graph) -> str | None:
+    return None if models.attribute(node, "perm") else "error without perm; write it out"
+
+
+def _where(node: onnx.NodeProto, graph: Graph) -> str | None:
+    return _unlike_output(node, graph, "choice", [name for name in node.input[1:] if name in graph.live])
+
+
+def _unlike_output(node: onnx.NodeProto, graph: Graph, what: str, values: Collection[str]) -> str | None:
+    whole = graph.shape(node.output[0])
+    broadcast = [name for name in values if whole is None or graph.shape(name) != whole]
+    return f"wrong gradient where the {what} broadcasts; Expand it before" if broadcast else None
+
+
+def _text(node: onnx.NodeProto, name: str, default: str) -> str:
+    value = models.attribute(node, name, default.encode())
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+CASES: dict[str, Callable[[onnx.NodeProto, Graph], str | None]] = {
+    "AveragePool": _average_pool,
+    "Clip": _clip,
+    "Conv": _conv,
+    "Dropout": _dropout,
+    "LayerNormalization": _layer_normalization,
+    "LeakyRelu": _leaky_relu,
+    "MatMul": _matmul,
+    "MaxPool": _max_pool,
+    "Pad": _pad,
+    "Pow": _pow,
+    "ReduceL2": _reduce,
+    "ReduceLogSumExp": _reduce,
+    "Slice": _slice,
+    "Split": _split,
+    "Transpose": _transpose,
+    "Where": _where,
+}
