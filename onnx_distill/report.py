@@ -7,14 +7,19 @@ from onnx_distill.pipeline import Row
 
 def table(rows: list[Row]) -> str:
     """Aligned columns: top-1, top-5, agreement with the first row, KL, size, latency with its ratio to the first row."""
-    sizes = sorted({size for row in rows for size in row.measured.latency_seconds or {}})
-    heads = ["", "top-1 %", "top-5 %", "agree %", "KL", "size kB", *(f"batch {size}, ms" for size in sizes)]
-    lines = [heads] + [_cells(row, rows[0], sizes) for row in rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    lines = table_cells(rows)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths)))
         for line in lines
     )
+
+
+def table_cells(rows: list[Row]) -> list[list[str]]:
+    """The heads, then the cells of each row."""
+    sizes = sorted({size for row in rows for size in row.measured.latency_seconds or {}})
+    heads = ["", "top-1 %", "top-5 %", "agree %", "KL", "size kB", *(f"batch {size}, ms" for size in sizes)]
+    return [heads] + [_cells(row, rows[0], sizes) for row in rows]
 
 
 def _cells(row: Row, first: Row, sizes: list[int]) -> list[str]:
