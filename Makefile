@@ -13,7 +13,7 @@ THREADS ?= 0
 BITS    ?= --weight-bits 4 --activation-bits 4
 RECIPE  ?= --epochs 1 --flip --shift 2
 
-.PHONY: install data cut quantize train demo test lint types bench results deploy-check clean
+.PHONY: install data cut quantize train demo test lint types bench results deploy-check accept clean
 
 install: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -69,6 +69,12 @@ $(VENV)-deploy/installed:
 	$(PYTHON) -m venv $(VENV)-deploy
 	$(VENV)-deploy/bin/pip install --quiet onnxruntime onnx numpy sympy
 	touch $@
+
+# Real classifiers the whole way: the nine that onnx ships, and the text-direction classifier of rapidocr on rendered lines.
+accept: install
+	$(BIN)/pip install --quiet --editable '.[accept]'
+	$(BIN)/python scripts/acceptance_light.py --threads $(THREADS)
+	$(BIN)/python scripts/acceptance_text.py --data $(DATA)/text -o runs/text -- --threads $(THREADS)
 
 clean:
 	rm -rf $(OUT) runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
