@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import sys
 import tempfile
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Iterator
 
 import click
+import numpy as np
 from tqdm import tqdm
 
 from onnx_distill import __version__, pipeline
@@ -24,6 +26,7 @@ from onnx_distill.data import Images, Preprocess, open_images
 from onnx_distill.errors import InputError
 from onnx_distill.inspect import inspect as inspect_model
 from onnx_distill.inspect import render
+from onnx_distill.normalize.prepare import prepare
 from onnx_distill.report import table
 
 DEFAULT = {**asdict(QuantizeConfig()), **asdict(DistillConfig()), **asdict(TrainConfig())}
@@ -71,6 +74,52 @@ output_folder = click.option(
 )
 teacher_option = click.option("--teacher", required=True, type=click.Path(dir_okay=False), help="The original float model.")
 logits_option = click.option("--logits", help="Node or value to cut at. Default: what feeds the final Softmax.")
+
+
+class _Shape(click.ParamType):
+    """'3x224x224' or '3,224,224' -> (3, 224, 224)."""
+
+    name = "SIZES"
+
+    def convert(self, value, param, ctx):
+        sizes = value if isinstance(value, tuple) else tuple(re.split("[x,]", value))
+        if not all(str(size).isdecimal() and int(size) > 0 for size in sizes):
+            self.fail(f"{value!r} is no shape; wanted the sizes of one image, such as 3x224x224.", param, ctx)
+        return tuple(map(int, sizes))
+
+
+class _Constant(click.ParamType):
+    """'NAME=VALUE' -> (name, array): a number, several with commas between, true or false, or a .npy file."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value, param, ctx):
+        name, _, given = value.rpartition("=") if not isinstance(value, tuple) else (value[0], "", value[1])
+        if not name:
+            self.fail(f"{value!r} has no name; wanted NAME=VALUE, such as keep_prob=1.", param, ctx)
+        try:
+            if str(given).endswith(".npy"):
+                return name, np.load(given, allow_pickle=False)
+            numbers = [json.loads(part.strip().lower()) for part in given.split(",")]
+            return name, np.asarray(numbers[0] if len(numbers) == 1 else numbers)
+        except (ValueError, OSError) as error:
+            self.fail(f"{given!r} cannot be read: {error}; wanted numbers with commas between, or a .npy file.", param, ctx)
+
+
+model_options = _options(
+    click.option(
+        "--input-shape",
+        type=_Shape(),
+        help="Size of one image, such as 3x224x224, for a model that leaves it free.  [default: that of the images]",
+    ),
+    click.option(
+        "--constant",
+        "constants",
+        type=_Constant(),
+        multiple=True,
+        help="Value of an input that is not the images: numbers, or a .npy file. May be repeated.",
+    ),
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 threads_option = _number("--threads", click.IntRange(0), "Threads of the runtime; 0: its own choice.")
 seed_option = _number("--seed", click.IntRange(0), "Seed of everything random.")
@@ -203,26 +252,29 @@ def main():
 @main.command()
 @model_argument("model")
 @logits_option
+@model_options
 @json_option
-def inspect(model, logits, as_json):
+def inspect(model, logits, as_json, input_shape, constants):
     """Show what is in a model, where it would be cut, and what could not be trained.
 
     Example: onnx-distill inspect models/mobilenetv2-fashion.onnx
     """
-    found = inspect_model(models.load(model), logits)
+    loaded = _load(model, input_shape, constants) if input_shape or constants else models.load(model)
+    found = inspect_model(loaded, logits)
     click.echo(json.dumps(asdict(found), indent=1) if as_json else render(found))
 
 
 @main.command()
 @model_argument("teacher")
 @logits_option
+@model_options
 @output_file
-def cut(teacher, logits, output):
+def cut(teacher, logits, output, input_shape, constants):
     """Truncate a classifier at its logits.
 
     Example: onnx-distill cut teacher.onnx -o logits.onnx --logits MobilenetV2/Predictions/Reshape
     """
-    made = cut_model(models.load(teacher), logits)
+    made = cut_model(_load(teacher, input_shape, constants), logits)
     models.save(made, output)
     click.echo(f"{output}: cut at {made.graph.output[0].name}")
 
@@ -230,12 +282,13 @@ def cut(teacher, logits, output):
 @main.command()
 @model_argument("model")
 @logits_option
+@model_options
 @data_options
 @quantize_options
 @seed_option
 @threads_option
 @output_file
-def quantize(model, output, logits, samples, seed, threads, **options):
+def quantize(model, output, logits, samples, seed, threads, input_shape, constants, **options):
     """Calibrate on images and insert Q/DQ: the PTQ baseline, and what train trains.
 
     MODEL is a float model; it is cut at its logits if `cut` has not done so.
@@ -243,7 +296,7 @@ def quantize(model, output, logits, samples, seed, threads, **options):
     Example: onnx-distill quantize logits.onnx --data train.npz --weight-bits 4 -o student.qdq.onnx
     """
     config = _config(QuantizeConfig, options)
-    loaded = cut_model(models.load(model), logits)
+    loaded = cut_model(_load(model, input_shape, constants), logits)
     images = _open(loaded, options, labelled=False)
     made = pipeline.quantize_with_images(loaded, images, config, samples, seed, threads)
     models.save(made, output)
@@ -253,13 +306,14 @@ def quantize(model, output, logits, samples, seed, threads, **options):
 @main.command()
 @model_argument("student")
 @teacher_option
+@model_options
 @data_options
 @distill_options
 @train_options
 @threads_option
 @output_folder
 @json_option
-def train(student, teacher, output, validation, as_json, **options):
+def train(student, teacher, output, validation, as_json, input_shape, constants, **options):
     """Distill: the teacher's logits train a QDQ student; the best is exported.
 
     Writes trained.qdq.onnx and student.int8.onnx. Ctrl-C stops and keeps the best so far.
@@ -267,7 +321,7 @@ def train(student, teacher, output, validation, as_json, **options):
     Example: onnx-distill train student.qdq.onnx --teacher teacher.onnx --data train.npz --flip -o run
     """
     loss, config = _config(DistillConfig, options), _config(TrainConfig, options)
-    original, qdq = models.load(teacher), models.load(student)
+    original, qdq = _load(teacher, input_shape, constants), models.load(student)
     float_model = pipeline.logits_model(qdq, original)
     images = _open(float_model, options, classes=class_count(float_model.graph.output[0]))
     with _folder(output) as folder:
@@ -296,25 +350,29 @@ def export(student, teacher, output):
 
 @main.command("eval")
 @model_argument("model")
+@model_options
 @data_options
 @click.option("--teacher", type=click.Path(dir_okay=False), help="A model to agree with.")
 @click.option("--logits", help="Node or value of the logits, in both. Default: what feeds the final Softmax.")
 @click.option("--batch-sizes", default="1,64", show_default=True, help="For latency; empty: none.")
 @threads_option
 @json_option
-def evaluate(model, teacher, logits, batch_sizes, threads, as_json, **options):
+def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape, constants, **options):
     """Measure a classifier: top-1, top-5, agreement with a teacher, KL, size, latency.
 
     Example: onnx-distill eval student.int8.onnx --teacher teacher.onnx --data test.npz
     """
-    loaded = {"teacher": models.load(teacher)} if teacher else {}
-    loaded["model"] = models.load(model)
+    loaded = {"teacher": _load(teacher, input_shape, constants)} if teacher else {}
+    loaded["model"] = (
+        pipeline.like(loaded["teacher"], models.load(model)) if teacher else _load(model, input_shape, constants)
+    )
     images = _open(next(iter(loaded.values())), options)
     _print_rows(pipeline.measure(loaded, images, threads, _sizes(batch_sizes), logits), as_json)
 
 
 @main.command()
 @model_argument("teacher")
+@model_options
 @data_options
 @click.option(
     "--test-data",
@@ -330,13 +388,13 @@ def evaluate(model, teacher, logits, batch_sizes, threads, as_json, **options):
 @threads_option
 @output_folder
 @json_option
-def run(teacher, output, test_data, test_labels, logits, samples, validation, as_json, **options):
+def run(teacher, output, test_data, test_labels, logits, samples, validation, as_json, input_shape, constants, **options):
     """The whole way in one command: cut, quantize, train, export, and a table of what it gained.
 
     Example: onnx-distill run teacher.onnx --data train.npz --test-data test.npz --weight-bits 4 -o run
     """
     quantization, loss, config = (_config(kind, options) for kind in (QuantizeConfig, DistillConfig, TrainConfig))
-    original = models.load(teacher)
+    original = _load(teacher, input_shape, constants)
     float_model = cut_model(original, logits)
     classes = class_count(float_model.graph.output[0])
     images = _open(float_model, options, classes=classes)
@@ -354,6 +412,10 @@ def run(teacher, output, test_data, test_labels, logits, samples, validation, as
 
 def _config(kind, options: dict):
     return kind(**{name: options[name] for name in kind.__dataclass_fields__ if name in options})
+
+
+def _load(path: str, input_shape: tuple[int, ...] | None, constants: tuple[tuple[str, np.ndarray], ...]):
+    return prepare(models.load(path), input_shape, dict(constants))
 
 
 def _open(model, options: dict, labelled: bool = True, classes: int | None = None) -> Images:

@@ -6,12 +6,13 @@ Law: put_back_tail(cut(teacher), teacher) computes the teacher's outputs bit for
 from __future__ import annotations
 
 import onnx
-import onnx.version_converter
 from onnx import TensorProto
 
 from onnx_distill import model as models
-from onnx_distill.errors import InputError, first_line
+from onnx_distill.errors import InputError
 from onnx_distill.logits import MARK, find_logits, value_types
+from onnx_distill.normalize.opset import to_opset
+from onnx_distill.normalize.prepare import one_input
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
@@ -33,7 +34,7 @@ def cut(model: onnx.ModelProto, logits: str | None = None) -> onnx.ModelProto:
     _drop_unused_inputs(student)
     _drop_unused_functions(student)
     _set_mark(student, value)
-    models.image_input(student)
+    one_input(student)
     return student
 
 
@@ -158,11 +159,10 @@ def _same_opset(tail: onnx.ModelProto, student: onnx.ModelProto) -> onnx.ModelPr
     if have == wanted or not tail.graph.node:
         return tail
     try:
-        return onnx.version_converter.convert_version(tail, wanted)
-    except (RuntimeError, IndexError, onnx.version_converter.ConvertError) as error:  # IndexError: onnx 1.19
-        why = first_line(error)
+        return to_opset(tail, wanted)
+    except InputError as error:
         raise InputError(
-            f"what follows the logits is opset {have} and cannot become the student's opset {wanted}: {why}"
+            f"what follows the logits is opset {have} and cannot become the student's opset {wanted}: {error}"
         ) from None
 
 

@@ -20,7 +20,11 @@ from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation, evaluate, latency, predict, top_k, with_output
 from onnx_distill.export import export
 from onnx_distill.logits import MARK, find_logits
-from onnx_distill.model import replacing, save
+from onnx_distill.model import array, data_inputs, image_input, initializers, replacing, save, shape_of
+from onnx_distill.normalize import normalize_in_place
+from onnx_distill.normalize.batch import require_free
+from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc
+from onnx_distill.normalize.prepare import pinned_to, prepare
 from onnx_distill.placement import plan, with_node_names
 from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.qdq import is_quantized
@@ -51,8 +55,11 @@ class Watch:
 def quantize_with_images(
     model: onnx.ModelProto, images: Images, config: QuantizeConfig, samples: int = 512, seed: int = 0, threads: int = 0
 ) -> onnx.ModelProto:
-    """The QDQ form of a float model that ends in its logits, calibrated on `samples` images drawn at random."""
-    prepared = with_quantizable_opset(with_node_names(model))
+    """The QDQ form of a float model that ends in its logits, calibrated on `samples` images drawn at random.
+
+    The model is normalized first; height and width that it leaves free are pinned to the images' own.
+    """
+    prepared = with_quantizable_opset(with_node_names(ready(model, _shape(images))))
     sites = plan(prepared, config)
     order = np.random.default_rng(seed).permutation(len(images))[:samples]
     found = calibrate(
@@ -70,6 +77,21 @@ def quantize_with_images(
     return quantize(prepared, sites, ranges, config)
 
 
+def _shape(images: Images) -> tuple[int, ...]:
+    """[channels, height, width] of the images as they are handed out."""
+    return tuple(images.read(np.arange(1)).shape[1:])
+
+
+def ready(model: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """The float model normalized for float32 images of the shape [channels, height, width] in batches of any size.
+
+    Raises InputError where the batch is fixed and cannot be freed.
+    """
+    made, _ = normalize_in_place(pinned_to(as_images(prepare(model)), shape))
+    require_free(made)
+    return made
+
+
 def _method(config: QuantizeConfig, integers) -> str:
     """minmax wastes little of 8 bits and clips nothing; below, some clipping buys resolution."""
     if config.calibration_method != "auto":
@@ -78,10 +100,29 @@ def _method(config: QuantizeConfig, integers) -> str:
 
 
 def deployable(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto:
-    """The QDQ student in integers with the teacher's own tail: a drop-in replacement for the teacher."""
+    """The QDQ student in integers with the teacher's own tail: a drop-in replacement for the teacher.
+
+    It takes what the teacher takes, but for height and width that the student was pinned to and inputs that it has constants for.
+    """
     if not is_quantized(student):
         raise InputError("the student has no quantizers; wanted a QDQ model. Make one with `onnx-distill quantize`.")
-    return put_back_tail(export(student), teacher)
+    original = like(student, teacher)
+    return put_back_tail(back_to(export(student), original), original)
+
+
+def like(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto:
+    """The teacher with the student's constants in place of the inputs that the student has none of, and with its height and width."""
+    held = initializers(student)
+    given = {value.name: array(held[value.name]) for value in data_inputs(teacher) if value.name in held}
+    made = prepare(teacher, constants=given)
+    if len(data_inputs(made)) != 1:
+        return made
+    image, shape = image_input(student), shape_of(image_input(student))
+    sizes = [axis for axis in shape[1:] if isinstance(axis, int)]
+    if is_nhwc(image_input(made)) and not is_nhwc(image):
+        sizes = [*sizes[1:], *sizes[:1]]
+    fixed = len(sizes) + 1 == len(shape) == len(shape_of(image_input(made)))
+    return pinned_to(made, sizes) if fixed else made
 
 
 def scorer(validation: Images, teacher: onnx.ModelProto, threads: int = 0) -> Callable[[onnx.ModelProto], float]:
@@ -109,6 +150,7 @@ def distill(
     """Train the student; `validation` of the images are held out and choose the best."""
     float_model = logits_model(student, teacher)
     student = adopt(student, float_model)
+    float_model = ready(float_model, _shape(images))
     deployable(student, teacher)  # refuses now what could not be exported after the training
     rest, held_out = split(images, validation, config.seed)
     score = scorer(held_out, float_model, config.threads)
@@ -127,6 +169,7 @@ def _warn_of_dead(parameters: list[str], watch: Watch) -> None:
 
 def logits_model(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto:
     """The teacher cut where the student ends, or, when that is an output of the whole teacher, where its Softmax is fed."""
+    teacher = like(student, teacher)
     end, marked = student.graph.output[0].name, any(entry.key == MARK for entry in student.metadata_props)
     if marked or end not in {output.name for output in teacher.graph.output}:
         return cut(teacher, end)
@@ -145,8 +188,8 @@ def measure(
 ) -> list[Row]:
     """Top-1, top-5, agreement with the first model, size and latency of each; all in one run, latency interleaved."""
     scores = {name: logits_of(model, images, threads, logits) for name, model in models.items()}
-    shape = tuple(images.read(np.arange(1)).shape[1:])
-    timings = latency(models, shape, batch_sizes, threads or None) if batch_sizes else {}
+    sizes, forms = _possible(batch_sizes, models), {name: as_images(model) for name, model in models.items()}
+    timings = latency(forms, _shape(images), sizes, threads or None) if sizes else {}
     teacher = next(iter(scores.values()))
     rows = []
     for name, model in models.items():
@@ -155,8 +198,15 @@ def measure(
     return rows
 
 
+def _possible(batch_sizes: tuple[int, ...], models: dict[str, onnx.ModelProto]) -> tuple[int, ...]:
+    """The batch sizes that every model takes; where one takes a single other size, that."""
+    fixed = {size for model in models.values() if isinstance(size := shape_of(image_input(model))[0], int)}
+    return tuple(fixed) if len(fixed) == 1 and batch_sizes else () if fixed else batch_sizes
+
+
 def logits_of(model: onnx.ModelProto, images: Images, threads: int = 0, logits: str | None = None) -> np.ndarray:
     """Logits [n, classes] of any classifier, whole or cut, float or quantized; at the node or value named, or as found."""
+    model = as_images(prepare(model))
     value = find_logits(model, logits).value
     return predict(runtime.open_session(with_output(model, value), threads or None), images, output=value)
 

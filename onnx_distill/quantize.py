@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import numpy_helper, version_converter
+from onnx import numpy_helper
 
 from onnx_distill import numerics, qdq
 from onnx_distill.bias import align_biases
 from onnx_distill.config import QuantizeConfig
-from onnx_distill.errors import InputError, first_line
+from onnx_distill.errors import InputError
 from onnx_distill.model import array, attribute, data_inputs, fresh_name, initializers, names, opset, producers, prune
+from onnx_distill.normalize import opset as opsets
 from onnx_distill.placement import ActivationSite, Plan, WeightSite
 from onnx_distill.qdq import Quantizer
 
-OLDEST_OPSET = 13  # QuantizeLinear along an axis
-TARGET_OPSET = 17
 OLDEST_IR = 8  # initializers need not be graph inputs
 
 
@@ -50,10 +49,13 @@ def with_quantizable_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that quantizers can be put into: opset 13 or newer, every Constant node an initializer, and no initializer a
     graph input, for the runtime fuses nothing whose weights a caller may override.
 
-    A model whose opset is too old for per-channel quantizers is converted to opset 17. Raises InputError if onnx cannot.
+    A model whose opset is too old for per-channel quantizers is converted to 17, one newer than the runtime's to 21. Raises
+    InputError if it cannot be.
     """
     made = onnx.ModelProto()
-    made.CopyFrom(model if opset(model) >= OLDEST_OPSET else _converted(model))
+    made.CopyFrom(model)
+    if not opsets.USABLE <= opset(made) <= opsets.NEWEST:
+        opsets.into_range(made)
     made.ir_version = max(made.ir_version, OLDEST_IR)
     _lift_constants(made)
     images = data_inputs(made)
@@ -72,22 +74,6 @@ def _lift_constants(model: onnx.ModelProto) -> None:
             model.graph.initializer.append(value)
             model.graph.initializer[-1].name = node.output[0]
     _set_nodes(model, nodes)
-
-
-def _converted(model: onnx.ModelProto) -> onnx.ModelProto:
-    try:
-        converted = version_converter.convert_version(model, TARGET_OPSET)
-        converted.metadata_props.extend(model.metadata_props if not converted.metadata_props else ())
-        return converted
-    except (
-        RuntimeError,
-        IndexError,
-        version_converter.ConvertError,
-    ) as error:  # IndexError: onnx 1.19 for an unknown operator
-        raise InputError(
-            f"the model has opset {opset(model)}, quantizers need {OLDEST_OPSET}, and onnx cannot convert it: {first_line(error)}. "
-            "Export it again with a newer opset."
-        ) from None
 
 
 def _weight_quantizer(model, site: WeightSite, weights: np.ndarray, config: QuantizeConfig) -> Quantizer:

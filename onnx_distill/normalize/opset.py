@@ -30,10 +30,10 @@ def rewrite(graph: Graph) -> list[str]:
     return [f"opset {before} to {graph.opset}"] if graph.opset != before else []
 
 
-def into_range(model: onnx.ModelProto, oldest: int = OLDEST) -> onnx.ModelProto:
-    """The model itself, now of opset `oldest` to NEWEST, or as near as onnx can bring it. Raises InputError below USABLE."""
+def into_range(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself, now of opset OLDEST to NEWEST, or as near as onnx can bring it. Raises InputError below USABLE."""
     before, problem = models.opset(model), ""
-    for target in [NEWEST] if before > NEWEST else range(max(oldest, OLDEST), max(before, USABLE - 1), -1):
+    for target in [NEWEST] if before > NEWEST else range(OLDEST, max(before, USABLE - 1), -1):
         try:
             return to_opset(model, target)
         except InputError as error:

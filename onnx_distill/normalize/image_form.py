@@ -1,0 +1,67 @@
+"""Images as this project hands them out, float32 [n, channels, height, width], go into any model; and back.
+
+A model that wants other numbers (uint8, float16) or NHWC gets a Cast or a Transpose in front. Law: back_to(as_images(model), model)
+takes what the model takes and computes what it computes.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto, helper
+
+from onnx_distill import model as models
+
+TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
+CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+
+
+def as_images(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that takes float32 [n, channels, height, width] under the same name; the model itself where it does already."""
+    image = models.image_input(model)
+    dtype, nhwc = image.type.tensor_type.elem_type, is_nhwc(image)
+    if dtype == TensorProto.FLOAT and not nhwc:
+        return model
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    if nhwc:
+        _put_in_front(made, "Transpose", perm=TO_NHWC)
+        _permute(models.image_input(made), TO_NCHW)
+    if dtype != TensorProto.FLOAT:
+        _put_in_front(made, "Cast", to=dtype)
+        models.image_input(made).type.tensor_type.elem_type = TensorProto.FLOAT
+    return made
+
+
+def back_to(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself, which now takes what the original takes, in type and layout; a size that was pinned stays pinned."""
+    now, wanted = models.image_input(model), models.image_input(original)
+    if is_nhwc(wanted) and not is_nhwc(now):
+        _put_in_front(model, "Transpose", perm=TO_NCHW)
+        _permute(now, TO_NHWC)
+    if now.type.tensor_type.elem_type != wanted.type.tensor_type.elem_type:
+        _put_in_front(model, "Cast", to=now.type.tensor_type.elem_type)
+        now.type.tensor_type.elem_type = wanted.type.tensor_type.elem_type
+    return model
+
+
+def is_nhwc(image: onnx.ValueInfoProto) -> bool:
+    """Whether the channels are the last axis, as far as sizes tell: 1, 3 or 4 there, and something else where NCHW has them."""
+    shape = models.shape_of(image)
+    return len(shape) == 4 and shape[3] in CHANNELS and shape[1] not in CHANNELS
+
+
+def _permute(image: onnx.ValueInfoProto, order: list[int]) -> None:
+    dims = [onnx.TensorShapeProto.Dimension() for _ in order]
+    for dim, axis in zip(dims, order):
+        dim.CopyFrom(image.type.tensor_type.shape.dim[axis])
+    del image.type.tensor_type.shape.dim[:]
+    image.type.tensor_type.shape.dim.extend(dims)
+
+
+def _put_in_front(model: onnx.ModelProto, op: str, **attributes) -> None:
+    """A node between the images and all that reads them."""
+    image, taken = models.image_input(model).name, models.names(model)
+    new = models.fresh_name(f"{image}/{op}", taken)
+    for node in model.graph.node:
+        models.rename_values(node, {image: new})
+    model.graph.node.insert(0, helper.make_node(op, [image], [new], models.fresh_name(f"{new}/node", taken), **attributes))

@@ -1,0 +1,133 @@
+"""The images become the one input of a model: listed weights are no inputs, other inputs get constants, height and width are pinned.
+
+Nothing else changes, so that a prepared model computes, bit for bit, what it computed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from onnx_distill import model as models
+from onnx_distill.errors import InputError
+
+OLDEST_IR = 4  # from it on initializers need not be listed as inputs
+IMAGE_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.UINT8)
+
+
+def prepare(
+    model: onnx.ModelProto, input_shape: Sequence[int] | None = None, constants: Mapping[str, object] | None = None
+) -> onnx.ModelProto:
+    """A copy whose initializers are no inputs, whose inputs in `constants` are initializers, and whose images have `input_shape`.
+
+    input_shape: of one image, without the batch axis. constants: input name -> array or number, which fills the input's shape.
+    Of several inputs that stay, `one_input` complains. Raises InputError for a constant or a shape that does not fit the model.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    held = {*models.initializers(made), *(constants or {})}
+    for name, value in (constants or {}).items():
+        made.graph.initializer.append(_constant(model, name, value))
+    models.keep(made.graph.input, lambda value: value.name not in held)
+    made.ir_version = max(made.ir_version, OLDEST_IR)
+    _free_negative(made)
+    if input_shape is not None:
+        _pin(_image(made), input_shape)
+    return made
+
+
+def one_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """The images. Raises InputError where there are other inputs, with what to say about them."""
+    inputs = models.data_inputs(model)
+    if len(inputs) < 2:
+        return models.image_input(model)
+    image = _image(model)
+    rest = [value for value in inputs if value.name != image.name]
+    listed = ", ".join(f"{value.name!r} {_describe(value)}" for value in rest)
+    raise InputError(
+        f"the model has {len(inputs)} inputs: besides the images, {image.name!r}, it reads {listed}; wanted a constant for each. "
+        f"Give {' '.join(f'--constant {value.name}=VALUE' for value in rest)}."
+    )
+
+
+def pinned_to(model: onnx.ModelProto, shape: Sequence[int]) -> onnx.ModelProto:
+    """The model, with height and width pinned to those of images [*shape] where it leaves them free; else itself."""
+    return model if _is_fixed(models.image_input(model)) else prepare(model, shape)
+
+
+def image_shape(model: onnx.ModelProto) -> tuple[int, ...]:
+    """Shape of one image, without the batch axis. Raises InputError where some of it is free."""
+    image = one_input(model)
+    free = [str(size) for size in models.shape_of(image)[1:] if not isinstance(size, int)]
+    if free:
+        raise InputError(
+            f"input {image.name!r} is {_describe(image)}, in which {', '.join(free)} is free; wanted a size for each. "
+            "Give --input-shape, such as 3x224x224."
+        )
+    return tuple(size for size in models.shape_of(image)[1:] if isinstance(size, int))
+
+
+def _image(model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """The input with the most axes, of those that may be images the first."""
+    inputs = models.data_inputs(model)
+    if not inputs:
+        return models.image_input(model)
+    return max(inputs, key=lambda value: (value.type.tensor_type.elem_type in IMAGE_TYPES, len(models.shape_of(value))))
+
+
+def _is_fixed(image: onnx.ValueInfoProto) -> bool:
+    return all(isinstance(size, int) for size in models.shape_of(image)[1:])
+
+
+def _describe(value: onnx.ValueInfoProto) -> str:
+    dtype = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+    return f"{dtype} [{', '.join(map(str, models.shape_of(value)))}]"
+
+
+def _free_negative(model: onnx.ModelProto) -> None:
+    """Paddle writes -1 for a free axis; the runtime wants it left out."""
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0:
+                dim.Clear()
+
+
+def _pin(image: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
+    dims, have = image.type.tensor_type.shape.dim[1:], models.shape_of(image)[1:]
+    clash = any(isinstance(size, int) and size != wanted for size, wanted in zip(have, shape))
+    if len(dims) != len(shape) or clash or min(shape, default=1) < 1:
+        raise InputError(
+            f"--input-shape is {'x'.join(map(str, shape))}, but input {image.name!r} is {_describe(image)}; "
+            "wanted the size of one image that fits it, without the batch."
+        )
+    for dim, size in zip(dims, shape):
+        dim.dim_value = size
+
+
+def _constant(model: onnx.ModelProto, name: str, value: object) -> TensorProto:
+    inputs = {given.name: given for given in models.data_inputs(model)}
+    if name not in inputs:
+        known = ", ".join(map(repr, inputs)) or "none"
+        raise InputError(f"--constant names {name!r}, which is no input of the model; its inputs: {known}.")
+    dtype, array = onnx.helper.tensor_dtype_to_np_dtype(inputs[name].type.tensor_type.elem_type), np.asarray(value)
+    if array.dtype.kind not in "biuf" or (dtype.kind in "biu" and not np.array_equal(array.astype(dtype), array)):
+        raise InputError(f"--constant {name} is {value!r}; wanted numbers of type {dtype}.")
+    return numpy_helper.from_array(_filled(array.astype(dtype), inputs[name]), name)
+
+
+def _filled(array: np.ndarray, given: onnx.ValueInfoProto) -> np.ndarray:
+    shape = models.shape_of(given)
+    least = tuple(size if isinstance(size, int) else 1 for size in shape)
+    if array.size == math.prod(least):
+        return array.reshape(least)
+    if array.size == 1:
+        return np.full(least, array.reshape(-1)[0])
+    if len(shape) == array.ndim and all(isinstance(want, str) or have == want for have, want in zip(array.shape, shape)):
+        return array
+    raise InputError(
+        f"--constant {given.name} has shape {list(array.shape)}; wanted {_describe(given)}, or one number to fill it with."
+    )
