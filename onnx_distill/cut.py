@@ -13,6 +13,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.logits import MARK, find_logits, value_types
 from onnx_distill.normalize.opset import to_opset
 from onnx_distill.normalize.prepare import one_input
+from onnx_distill.normalize.trace import declared
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
@@ -48,6 +49,8 @@ def _logits_output(model: onnx.ModelProto, value: str) -> onnx.ValueInfoProto:
     """The logits' name, type and shape, once they are seen to be float and of rank 2."""
     output = value_types(model).get(value)
     if output is None or not output.type.tensor_type.HasField("shape"):
+        output = declared(model, value)
+    if output is None:
         raise InputError(
             f"the shape of {value!r} cannot be inferred; wanted [batch, classes]. Declare it in the model's value_info, "
             "or name another value with --logits NAME."

@@ -25,6 +25,7 @@ from onnx_distill.normalize import normalize_in_place
 from onnx_distill.normalize.batch import require_free
 from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc
 from onnx_distill.normalize.prepare import pinned_to, prepare
+from onnx_distill.normalize.trace import first_empty
 from onnx_distill.placement import plan, with_node_names
 from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.qdq import is_quantized
@@ -85,9 +86,15 @@ def _shape(images: Images) -> tuple[int, ...]:
 def ready(model: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:
     """The float model normalized for float32 images of the shape [channels, height, width] in batches of any size.
 
-    Raises InputError where the batch is fixed and cannot be freed.
+    Raises InputError where the batch is fixed and cannot be freed, or where images of that shape are too small.
     """
-    made, _ = normalize_in_place(pinned_to(as_images(prepare(model)), shape))
+    made = pinned_to(as_images(prepare(model)), shape)
+    empty = first_empty(made)
+    if empty is not None:
+        raise InputError(
+            f"of images {'x'.join(map(str, shape))} nothing is left at {empty}; wanted larger ones. See --input-shape."
+        )
+    made, _ = normalize_in_place(made)
     require_free(made)
     return made
 

@@ -167,7 +167,27 @@ CASES = [  # what is wrong, with which commands, the command line, the message
     ("without Softmax", "cut quantize eval run", model("headless.onnx"), r"no Softmax .*--logits logits if"),
     ("at a wrong name", "cut eval run", plus("--logits logitz"), r"named 'logitz'; closest: 'logits'"),
     ("at no rank 2", "cut", model("rank4.onnx"), r"'c1' are FLOAT of shape \[n, 4, 4, 4\]; wanted float \[batch, classes\]"),
-    ("of several inputs", "cut quantize run", model("two.onnx"), "2 inputs: besides the images, 'image', it reads 'more'.*--constant more=VALUE"),
+    (
+        "of several inputs",
+        "cut quantize run",
+        model("two.onnx"),
+        "2 inputs: besides the images, 'image', it reads 'more'.*--constant more=VALUE",
+    ),
+    (
+        "with another size",
+        "cut quantize run",
+        plus("--input-shape 1x8x8"),
+        r"--input-shape is 1x8x8, but input 'image' is float",
+    ),
+    ("with no size", "cut quantize", plus("--input-shape 3xhx4"), r"'3xhx4' is no shape; wanted the sizes of one image"),
+    (
+        "with an unknown input",
+        "cut run",
+        plus("--constant keep=1"),
+        r"'keep', which is no input of the model; its inputs: 'image'",
+    ),
+    ("with no value", "cut quantize", plus("--constant keep"), r"'keep' has no name; wanted NAME=VALUE"),
+    ("with no number", "cut eval", plus("--constant keep=all"), r"'all' cannot be read: .*; wanted numbers"),
     ("of a student", "cut quantize run", model("student.onnx"), r"already quantized: node .*; give the float model"),
     ("of integers", "cut quantize run", model("int8.onnx"), r"already quantized"),
     ("with a quantized teacher", "train", teacher("int8.onnx"), r"already quantized"),
@@ -424,3 +444,45 @@ def test_help_shows_an_example_whose_options_exist(name):
 
 def test_help_lists_every_command():
     assert all(re.search(rf"^  {name} ", onnx_distill("--help").out, re.MULTILINE) for name in main.commands)
+
+
+# --- models with other inputs and free sizes
+
+
+@pytest.mark.parametrize(
+    "value, found", [("2", [[2] * 4]), ("1,2,3,4", [[1, 2, 3, 4]]), ("true", [[1] * 4]), ("more.npy", [[4, 3, 2, 1]])]
+)
+def test_an_input_is_given_a_constant(value, found, given, out):
+    np.save(out / "more.npy", np.array([[4, 3, 2, 1]]))
+    value = f"{out}/{value}" if value.endswith(".npy") else value
+    result = onnx_distill(f"cut {given}/two.onnx --constant more={value} -o {out}/logits.onnx")
+    assert (result.code, result.err) == (0, "")
+    made = onnx.load(str(out / "logits.onnx"))
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    assert [value.name for value in made.graph.input] == ["image"] and tensors["more"].tolist() == found
+
+
+def test_the_whole_way_of_a_model_with_a_constant(given, out):
+    options = "--constant more=0 --batch-size 16 --epochs 1 --validation 12 --threads 1"
+    images = f"--data {given}/images.npz"
+    result = onnx_distill(f"run {given}/two.onnx {images} --test-data {given}/images.npz {options} -o {out}/run")
+    assert result.code == 0, result.err
+    student = onnx.load(str(out / "run" / "student.int8.onnx"))
+    assert [value.name for value in student.graph.input] == ["image"]
+    result = onnx_distill(f"export {out}/run/trained.qdq.onnx --teacher {given}/two.onnx -o {out}/again.onnx")
+    assert result.code == 0 and onnx.load(str(out / "again.onnx")) == student
+    line = f"eval {out}/run/student.int8.onnx --teacher {given}/two.onnx {images} --constant more=0 --batch-sizes 1 --json"
+    result = onnx_distill(line)
+    assert result.code == 0 and json.loads(result.out)[1]["agreement"] > 0.9, result.err
+
+
+def test_a_free_size_is_pinned_by_option_or_by_the_images(given, out):
+    model = classifier(GRAPH.replace("float[n,1,6,6]", "float[n,1,h,w]").replace("{0, -1}", "{-1, 64}"))
+    onnx.save(model, str(out / "free.onnx"))
+    shown = onnx_distill(f"inspect {out}/free.onnx --input-shape 1x6x6 --json")
+    assert json.loads(shown.out)["inputs"][0]["shape"] == ["n", 1, 6, 6]
+    for option in ("", "--input-shape 1,6,6"):
+        line = f"quantize {out}/free.onnx --data {given}/images.npz --samples 8 --threads 1 {option} -o {out}/student.onnx"
+        assert onnx_distill(line).code == 0
+        made = onnx.load(str(out / "student.onnx")).graph.input[0]
+        assert [dim.dim_value for dim in made.type.tensor_type.shape.dim[1:]] == [1, 6, 6]

@@ -15,6 +15,7 @@ from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.data import ArrayImages, Preprocess
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import predict
+from onnx_distill.normalize.prepare import prepare
 
 RECIPE = TrainConfig(epochs=2, batch_size=8, threads=1)
 LOSS = DistillConfig(temperature=4)
@@ -252,3 +253,85 @@ def test_a_run_that_is_refused_writes_nothing(options, message, tiny_teacher, im
 def test_a_student_is_not_quantized_twice(student, images):
     with pytest.raises(InputError, match="already quantized"):
         go(student, images, None)
+
+
+# --- models as exporters write them
+
+OTHERS = {
+    "a batch of 1": ("float[1,1,8,2] image", "f = Reshape(image, one) logits = MatMul(f, w)"),
+    "free height and width": ("float[n,1,h,w] image", "f = Reshape(image, rows) logits = MatMul(f, w)"),
+    "uint8": ("uint8[n,1,8,2] image", "c = Cast<to = 1>(image) f = Flatten(c) logits = MatMul(f, w)"),
+    "float16": ("float16[n,1,8,2] image", "c = Cast<to = 1>(image) f = Flatten(c) logits = MatMul(f, w)"),
+    "channels last": (
+        "float[n,8,2,1] image",
+        "t = Transpose<perm = [0,3,1,2]>(image) f = Flatten(t) logits = MatMul(f, w)",
+    ),
+    "uint8, channels last, a batch of 2": (
+        "uint8[2,8,2,1] image",
+        "c = Cast<to = 1>(image) t = Transpose<perm = [0,3,1,2]>(c) f = Reshape(t, two) logits = MatMul(f, w)",
+    ),
+}
+
+
+def other(given: str, body: str) -> onnx.ModelProto:
+    batch = given[given.index("[") + 1]
+    constants = "int64[2] one = {1,16}, int64[2] two = {2,16}, int64[2] rows = {-1,16}"
+    text = f"""<ir_version: 8, opset_import: ["": 17]> g ({given}) => (float[{batch},3] probabilities) <{constants}> {{
+        {body} probabilities = Softmax(logits) }}"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    weights = rng.normal(0, 0.02, (16, 3)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    return model
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_any_form_of_input_goes_the_whole_way_and_comes_out_as_it_was(kind, tmp_path):
+    teacher = other(*OTHERS[kind])
+    pixels = np.random.default_rng(1).integers(0, 256, (96, 1, 8, 2)).astype(np.float32)
+    images = ArrayImages(pixels, preprocess=Preprocess(layout="NCHW"))
+    loss, recipe = DistillConfig(alpha=1), TrainConfig(epochs=2, batch_size=8, threads=1)
+    outcome = pipeline.run(teacher, images, images, tmp_path, QuantizeConfig(), loss, recipe, validation=16)
+    float_row, _, distilled = outcome.rows
+    assert distilled.measured.agreement > 0.9 and float_row.measured.agreement == 1
+    deployed, given = models.load(outcome.student).graph.input[0], teacher.graph.input[0]
+    assert deployed.type.tensor_type.elem_type == given.type.tensor_type.elem_type
+    sizes = [
+        wanted if isinstance(wanted, int) else found
+        for found, wanted in zip(models.shape_of(deployed), models.shape_of(given))
+    ]
+    assert models.shape_of(deployed)[1:] == sizes[1:] and all(isinstance(size, int) for size in sizes[1:])
+
+
+def test_constants_of_the_student_are_given_to_the_teacher(tiny_teacher, images):
+    teacher = models.load(tiny_teacher)
+    teacher.graph.input.append(helper.make_tensor_value_info("temperature", onnx.TensorProto.FLOAT, []))
+    first = next(node for node in teacher.graph.node if "image" in node.input)
+    first.input[0] = "scaled"
+    teacher.graph.node.insert(0, helper.make_node("Div", ["image", "temperature"], ["scaled"], "scale"))
+    student = pipeline.quantize_with_images(pipeline.cut(prepare(teacher, constants={"temperature": 2})), images, W3A3)
+    made = pipeline.logits_model(student, teacher)
+    assert [value.name for value in made.graph.input] == ["image"]
+    assert models.array(models.initializers(made)["temperature"]) == 2
+    assert [value.name for value in pipeline.deployable(student, teacher).graph.input] == ["image"]
+
+
+def test_a_batch_that_cannot_be_freed_is_refused_by_its_node(images):
+    body = "f = Reshape(image, one) [mixing] s = Softmax<axis = 0>(f) logits = MatMul(s, w)"
+    with pytest.raises(InputError, match="batches of 1 only: Softmax 'mixing' mixes.*free batch axis"):
+        pipeline.quantize_with_images(pipeline.cut(other("float[1,1,4,4] image", body)), images, QuantizeConfig())
+
+
+def test_images_too_small_for_the_model_are_refused(images):
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[n,1,h,w] image) => (float[n,1] logits) {
+        p = MaxPool<kernel_shape = [5,5]>(image) q = GlobalMaxPool(p) logits = Flatten(q) }"""
+    )
+    with pytest.raises(InputError, match="of images 1x4x4 nothing is left at MaxPool 'p'; wanted larger ones"):
+        pipeline.ready(model, (1, 4, 4))
+
+
+def test_latency_is_measured_at_the_one_batch_size_that_a_model_takes(images):
+    rows = pipeline.measure(
+        {"float": other("float[1,1,4,4] image", "f = Flatten(image) logits = MatMul(f, w)")}, images, 1, (1, 64)
+    )
+    assert list(rows[0].measured.latency_seconds) == [1]

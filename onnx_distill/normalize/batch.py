@@ -58,11 +58,12 @@ def free(graph: Graph) -> tuple[list[str], str]:
     before = graph.nodes
     for choice in (FIRST, INNER, LAST):
         attempt = _Attempt(graph, fixed, choice)
-        problem = attempt.problem()
-        if not problem:
+        found = attempt.problem()
+        if not found:
             attempt.declare()
             return attempt.changed or ["batch"], ""
         graph.restore(before)
+        problem = problem or found
     return [], problem
 
 

@@ -22,6 +22,7 @@ from onnx_distill.normalize.functions import branch_taken
 from onnx_distill.normalize.graph import Graph
 
 MOST_ELEMENTS = models.SMALL  # of contents worth knowing: shapes, positions
+ANY = ((5, 224), (7, 320))  # batches, and height and width where they are free: of no interest to any graph
 MOST_RUN = 2**24  # elements an operator that onnx does not know may read: it is run on zeros to see its output's shape
 UNSETTLED = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli Dropout".split())
 
@@ -30,16 +31,17 @@ class Trace:
     """Shapes, types and contents of the values of `graph` when its image input holds `batch` images.
 
     types: value -> (TensorProto.DataType, dimensions). contents: value -> array. Values that cannot be known are in neither.
+    free: the size of axes, other than the batch, that the model leaves free; None: nothing is known of such images.
     """
 
-    def __init__(self, graph: Graph, batch: int):
+    def __init__(self, graph: Graph, batch: int, free: int | None = None):
         self.graph, self.batch = graph, batch
         self.types: dict[str, tuple[int, tuple[int, ...]]] = {}
         self.contents: dict[str, np.ndarray] = {}
         self._imports = list(graph.model.opset_import)
         self.broken: onnx.NodeProto | None = None  # the first node that cannot take what it reads at this batch size
         for value in models.data_inputs(graph.model):
-            shape = [batch, *models.shape_of(value)[1:]]
+            shape = [batch, *(free if isinstance(size, str) and free else size for size in models.shape_of(value)[1:])]
             if all(isinstance(size, int) for size in shape):
                 self.types[value.name] = (value.type.tensor_type.elem_type, tuple(map(int, shape)))
 
@@ -160,6 +162,35 @@ def walk(
             for trace in traces:
                 trace.step(other)
     return changed
+
+
+def declared(model: onnx.ModelProto, value: str) -> onnx.ValueInfoProto | None:
+    """Type and shape of a value as they are for images of every number and size, where onnx's inference alone does not find
+    them; None where sizes other than the batch are not always the same, or not known.
+    """
+    graph = Graph(models.without_weights(model))
+    image = models.shape_of(models.data_inputs(model)[0]) if len(models.data_inputs(model)) == 1 else []
+    fixed = image[0] if image and isinstance(image[0], int) else None
+    one, two = (Trace(graph, fixed or batch, size) for batch, size in ANY)
+    walk(graph, [one, two])
+    found = [trace.types.get(value) for trace in (one, two)]
+    if found[0] is None or found[1] is None or found[0][1][1:] != found[1][1][1:]:
+        return None
+    sizes: list[int | str] = list(found[0][1])
+    if found[0] != found[1]:
+        sizes[0] = "batch"
+    return onnx.helper.make_tensor_value_info(value, found[0][0], sizes)
+
+
+def first_empty(model: onnx.ModelProto) -> str | None:
+    """The operator and label of the first node that makes nothing, as where images are smaller than the poolings want."""
+    graph = Graph(models.without_weights(model))
+    trace = Trace(graph, 1)
+    walk(graph, [trace])
+    for node in graph.nodes:
+        if any(0 in (trace.shape(name) or ()) for name in _named(node.output)):
+            return f"{node.op_type} {label(node)!r}"
+    return None
 
 
 def _branch(node: onnx.NodeProto, graph: Graph, traces: list[Trace]) -> list[onnx.NodeProto] | None:
