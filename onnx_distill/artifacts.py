@@ -14,7 +14,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.fake_quant import FakeQuantModel, fake_quantized
 from onnx_distill.loss import add_loss
 from onnx_distill.lower import lower
-from onnx_distill.model import array, closest, initializers, shape_of
+from onnx_distill.model import array, closest, initializers, producers, shape_of
 from onnx_distill.trainability import refuse, settings
 
 TRAINING_MODEL = "training_model.onnx"
@@ -86,11 +86,13 @@ def trainable(student: onnx.ModelProto, learn_steps: str) -> Parameters:
     values = [t.name for t in constants.values() if t.data_type == onnx.TensorProto.FLOAT and t.name not in apart]
     weights = tuple(name for name in values if len(constants[name].dims) > 1 and array(constants[name]).size > 1)
     biases = tuple(name for name in values if len(constants[name].dims) == 1)
-    moving = _fed_by(student, {*weights, *biases})
+    moving, made_by = _fed_by(student, {*weights, *biases}), producers(student)
     learned = [
         name
         for name, q in reversed(steps.items())
-        if q.source in moving and (learn_steps == "all" or (learn_steps == "weights" and q.source in constants))
+        if q.source in moving
+        and (learn_steps == "all" or (learn_steps == "weights" and q.source in constants))
+        and not qdq.wants_power_of_two(made_by.get(q.source))
     ]
     return Parameters(weights, biases, tuple(learned))
 

@@ -88,6 +88,8 @@ def _own_range(values: np.ndarray) -> tuple[float, float]:
 
 def _activation_quantizer(model, site: ActivationSite, limits: tuple[float, float], config: QuantizeConfig) -> Quantizer:
     scale, zero_point = numerics.range_scale(*limits, site.integers, config.symmetric)
+    if qdq.wants_power_of_two(producers(model).get(site.value)):
+        scale = np.exp2(np.rint(np.log2(scale)))
     return _new_quantizer(model, site.value, site.integers, scale, zero_point, None)
 
 

@@ -19,6 +19,7 @@ from onnx_distill.data import Images
 from onnx_distill.evaluate import agreement
 from onnx_distill.model import image_input, shape_of
 from onnx_distill.normalize import normalize
+from onnx_distill.normalize.prepare import prepare
 from onnx_distill.optimizer import Optimizer
 from onnx_distill.pipeline import deployable, quantize_with_images
 from onnx_distill.placement import with_node_names
@@ -67,14 +68,7 @@ def original(name: str) -> onnx.ModelProto:
 @functools.cache
 def normalized(name: str) -> onnx.ModelProto:
     model = original(name)
-    return normalize(with_size(model))[0]
-
-
-def with_size(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with height and width as `--input-shape` would pin them."""
-    for size, axis in zip(random_images(model, 1).shape[1:], image_input(model).type.tensor_type.shape.dim[1:]):
-        axis.dim_value = size
-    return model
+    return normalize(prepare(model, random_images(model, 1).shape[1:]))[0]
 
 
 @functools.cache
