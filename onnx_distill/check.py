@@ -73,12 +73,13 @@ def check_tensors(model: onnx.ModelProto, where: str) -> None:
     """Raises InputError where a tensor does not hold as many values as its shape says."""
     try:
         for tensor in tensors(model):
-            _check_tensor(tensor)
+            check_tensor(tensor)
     except ValueError as error:
         raise InputError(f"{where} is not a valid ONNX model: {error}") from None
 
 
-def _check_tensor(tensor: TensorProto) -> None:
+def check_tensor(tensor: TensorProto) -> None:
+    """Raises ValueError where the tensor does not hold as many values as its shape says."""
     if tensor.data_location == TensorProto.EXTERNAL:
         raise ValueError(f"tensor {tensor.name!r} lies in another file; give the model's path, or load that file first.")
     if tensor.raw_data:

@@ -20,11 +20,11 @@ from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation, evaluate, latency, predict, top_k, with_output
 from onnx_distill.export import export
 from onnx_distill.logits import MARK, find_logits
-from onnx_distill.model import array, data_inputs, image_input, initializers, replacing, save, shape_of
+from onnx_distill.model import data_inputs, image_input, replacing, save, shape_of
 from onnx_distill.normalize import normalize_in_place
 from onnx_distill.normalize.batch import require_free
 from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc
-from onnx_distill.normalize.prepare import pinned_to, prepare
+from onnx_distill.normalize.prepare import constants_of, pinned_to, prepare
 from onnx_distill.normalize.trace import first_empty
 from onnx_distill.placement import plan, with_node_names
 from onnx_distill.preflight import IMAGES, preflight
@@ -119,9 +119,7 @@ def deployable(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.Model
 
 def like(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto:
     """The teacher with the student's constants in place of the inputs that the student has none of, and with its height and width."""
-    held = initializers(student)
-    given = {value.name: array(held[value.name]) for value in data_inputs(teacher) if value.name in held}
-    made = prepare(teacher, constants=given)
+    made = prepare(teacher, constants=constants_of(student, teacher))
     if len(data_inputs(made)) != 1:
         return made
     image, shape = image_input(student), shape_of(image_input(student))

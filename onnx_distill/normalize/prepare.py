@@ -5,16 +5,20 @@ Nothing else changes, so that a prepared model computes, bit for bit, what it co
 
 from __future__ import annotations
 
+import base64
 import math
 from typing import Mapping, Sequence
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
 from onnx_distill import model as models
+from onnx_distill.check import check_tensor
 from onnx_distill.errors import InputError
 
+MARK = "onnx_distill.constant."  # metadata of a model that was given a constant for an input, and the input's name
 OLDEST_IR = 4  # from it on initializers need not be listed as inputs
 IMAGE_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16, TensorProto.UINT8)
 
@@ -25,19 +29,42 @@ def prepare(
     """A copy whose initializers are no inputs, whose inputs in `constants` are initializers, and whose images have `input_shape`.
 
     input_shape: of one image, without the batch axis. constants: input name -> array or number, which fills the input's shape.
-    Of several inputs that stay, `one_input` complains. Raises InputError for a constant or a shape that does not fit the model.
+    The metadata says which were given. Of several inputs that stay, `one_input` complains. Raises InputError for a constant or a shape that does not fit the model.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
     held = {*models.initializers(made), *(constants or {})}
     for name, value in (constants or {}).items():
         made.graph.initializer.append(_constant(model, name, value))
+        made.metadata_props.add(key=MARK + name, value=_text(made.graph.initializer[-1]))
     models.keep(made.graph.input, lambda value: value.name not in held)
     made.ir_version = max(made.ir_version, OLDEST_IR)
     _free_negative(made)
     if input_shape is not None:
         _pin(_image(made), input_shape)
     return made
+
+
+def constants_of(student: onnx.ModelProto, teacher: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Input of the teacher -> constant that the student has for it, as an initializer or, worked into weights since, as metadata."""
+    marks = {entry.key[len(MARK) :]: entry.value for entry in student.metadata_props if entry.key.startswith(MARK)}
+    held = {**{name: _parse(name, text) for name, text in marks.items()}, **models.initializers(student)}
+    return {value.name: models.array(held[value.name]) for value in models.data_inputs(teacher) if value.name in held}
+
+
+def _text(tensor: TensorProto) -> str:
+    return base64.b64encode(tensor.SerializeToString()).decode()
+
+
+def _parse(name: str, text: str) -> TensorProto:
+    try:
+        tensor = TensorProto.FromString(base64.b64decode(text, validate=True))
+        check_tensor(tensor)
+        return tensor
+    except (ValueError, DecodeError):
+        raise InputError(
+            f"the metadata {MARK + name} holds no tensor; it was changed since. Quantize the model again."
+        ) from None
 
 
 def one_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:

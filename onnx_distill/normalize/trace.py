@@ -18,12 +18,15 @@ from onnx import numpy_helper
 from onnx_distill import model as models
 from onnx_distill import runtime
 from onnx_distill.logits import label
+from onnx_distill.normalize import compute
 from onnx_distill.normalize.functions import branch_taken
 from onnx_distill.normalize.graph import Graph
 
 MOST_ELEMENTS = models.SMALL  # of contents worth knowing: shapes, positions
 ANY = ((5, 224), (7, 320))  # batches, and height and width where they are free: of no interest to any graph
-MOST_RUN = 2**24  # elements an operator that onnx does not know may read: it is run on zeros to see its output's shape
+MOST_RUN = (
+    2**24
+)  # elements an operator that onnx does not know may read: it is run on ones (a 0 may kill it) to see its output's shape
 UNSETTLED = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli Dropout".split())
 
 
@@ -92,13 +95,14 @@ class Trace:
         try:
             made = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
         except (onnx.shape_inference.InferenceError, RuntimeError):
-            made = model.graph  # an operator that onnx does not know, or a shape that does not fit: the runtime decides
+            self._run_on_ones(node)  # an operator that onnx does not know, or shapes that do not fit: the runtime decides
+            return
         for value in [*made.output, *made.value_info]:
             shape = models.shape_of(value) if value.type.tensor_type.HasField("shape") else ["?"]
             if all(isinstance(size, int) for size in shape) and value.type.tensor_type.elem_type:
                 self.types[value.name] = (value.type.tensor_type.elem_type, tuple(map(int, shape)))
-        if any(name and name not in self.types for name in node.output):
-            self._run_on_zeros(node)
+        if node.domain not in ("", "ai.onnx") and any(name not in self.types for name in _named(node.output)):
+            self._run_on_ones(node)
 
     def _alone(self, node: onnx.NodeProto, contents: dict[str, np.ndarray | None]) -> onnx.ModelProto:
         """A model of this node; values with contents are its initializers, the others its inputs."""
@@ -115,30 +119,32 @@ class Trace:
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in _named(node.output))
         return model
 
-    def _run_on_zeros(self, node: onnx.NodeProto) -> None:
+    def _run_on_ones(self, node: onnx.NodeProto) -> None:
         if sum(math.prod(self.known_shape(name)) for name in _named(node.input)) > MOST_RUN:
             return
         contents = {name: self.content(name) for name in _named(node.input)}
         model = self._alone(node, contents)
         feeds = {
-            value.name: np.zeros(
+            value.name: np.ones(
                 self.known_shape(value.name), onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             )
             for value in model.graph.input
         }
         found = _run(model, feeds)
         self.broken = self.broken or (node if found is None else None)
-        for name, array in zip(_named(node.output), found or []):
+        is_default = node.domain in ("", "ai.onnx")  # its shape then depends on more than shapes
+        for name, array in zip(_named(node.output), [] if is_default else found or []):
             self.types[name] = (onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 
     def _compute(self, node: onnx.NodeProto) -> None:
         """Contents of the outputs, where those of all inputs are known and the outputs are known to be small."""
         contents = {name: self.content(name) for name in _named(node.input)}
+        known = {name: array for name, array in contents.items() if array is not None}
         sizes = [math.prod(self.types[name][1]) if name in self.types else math.inf for name in _named(node.output)]
-        if node.op_type in UNSETTLED or any(array is None for array in contents.values()):
+        if node.op_type in UNSETTLED or len(known) < len(contents):
             return
         if max(sizes, default=math.inf) <= MOST_ELEMENTS:
-            for name, array in zip(_named(node.output), _run(self._alone(node, contents), {}) or []):
+            for name, array in (compute.outputs(node, known, self._imports) or {}).items():
                 self._set(name, array)
 
 

@@ -5,7 +5,7 @@ from equal import outputs, same_outputs
 
 from onnx_distill import model as models
 from onnx_distill.errors import InputError
-from onnx_distill.normalize.prepare import image_shape, one_input, pinned_to, prepare
+from onnx_distill.normalize.prepare import constants_of, image_shape, one_input, pinned_to, prepare
 
 
 def parse(inputs: str = "float[n,3,h,w] x", body: str = "y = Relu(x)", more: str = "") -> onnx.ModelProto:
@@ -108,3 +108,13 @@ def test_inputs_without_a_constant_are_listed_with_what_to_say():
 def test_preparing_twice_is_preparing_once():
     once = prepare(parse(*TWO), (3, 4, 4), {"keep": 1, "more": 2})
     assert prepare(once) == once
+
+
+def test_the_constants_given_are_remembered_when_rewrites_have_used_them_up():
+    made = prepare(parse(*TWO), constants={"keep": 0.5, "more": [[1, 3]]})
+    del made.graph.initializer[:]
+    found = constants_of(made, parse(*TWO))
+    assert found["keep"] == np.float32(0.5) and found["more"].tolist() == [[1, 3]]
+    made.metadata_props[0].value = "!"
+    with pytest.raises(InputError, match="metadata onnx_distill.constant.keep holds no tensor.*Quantize the model again"):
+        constants_of(made, parse(*TWO))

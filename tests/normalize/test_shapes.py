@@ -1,7 +1,7 @@
 import numpy as np
 import onnx
 import pytest
-from equal import operators, same_outputs
+from equal import operators, outputs, same_outputs
 
 from onnx_distill import model as models
 from onnx_distill.normalize import shapes
@@ -167,3 +167,20 @@ def test_a_value_that_is_an_output_keeps_its_name():
 )
 def test_the_constant_shape_of_a_reshape(read, read_too, made, made_too, wanted):
     assert shapes.reshape_to(read, read_too, made, made_too) == wanted
+
+
+def test_a_shape_that_depends_on_the_images_is_not_known():
+    body = "i = NonZero(x) s = Shape(i) c = Gather(s, ones) f = Cast<to = 1>(c) y = Mul(x, f)"
+    model = parse(body, more=INTS)
+    assert shapes.rewrite(Graph(models.load(model))) == []
+
+
+def test_operators_of_the_runtime_have_shapes():
+    model = parse("s = Shape(x) c = Gather(s, ones) f = Cast<to = 1>(c) y = Div(x, f)", more=INTS)
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    model.graph.node.insert(0, onnx.helper.make_node("QuickGelu", ["x"], ["a"], domain="com.microsoft"))
+    model.graph.node[1].input[0] = model.graph.node[-1].input[0] = "a"
+    result = made(model)
+    assert operators(result) == {"QuickGelu", "Div"}
+    feeds = images(3)
+    np.testing.assert_array_equal(outputs(model, feeds)[0], outputs(result, feeds)[0])
