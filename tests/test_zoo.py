@@ -19,9 +19,10 @@ from onnx_distill.data import Images
 from onnx_distill.evaluate import agreement
 from onnx_distill.model import image_input, shape_of
 from onnx_distill.normalize import normalize
+from onnx_distill.normalize.image_form import as_images, is_nhwc
 from onnx_distill.normalize.prepare import prepare
 from onnx_distill.optimizer import Optimizer
-from onnx_distill.pipeline import deployable, quantize_with_images
+from onnx_distill.pipeline import deployable, quantize_with_images, ready
 from onnx_distill.placement import with_node_names
 from onnx_distill.step import Step
 from onnx_distill.train import with_parameters
@@ -67,25 +68,36 @@ def original(name: str) -> onnx.ModelProto:
 
 @functools.cache
 def normalized(name: str) -> onnx.ModelProto:
-    model = original(name)
-    return normalize(prepare(model, random_images(model, 1).shape[1:]))[0]
+    return normalize(prepare(original(name), as_taken(name, random_images(name, 1)).shape[1:]))[0]
 
 
 @functools.cache
 def float_model(name: str) -> onnx.ModelProto:
-    """Normalized, and cut at its logits."""
-    return with_node_names(cut(normalized(name)))
+    """Cut at its logits and ready to be trained on images with channels first."""
+    return with_node_names(ready(cut(original(name)), random_images(name, 1).shape[1:]))
 
 
 @functools.cache
 def student(name: str) -> onnx.ModelProto:
-    model = float_model(name)
-    return quantize_with_images(model, Arrays(random_images(model, 64)), W4A4, threads=1)
+    return quantize_with_images(cut(original(name)), Arrays(random_images(name, 64)), W4A4, threads=1)
 
 
-def random_images(model: onnx.ModelProto, count: int, seed: int = 0) -> np.ndarray:
-    sizes = [size if isinstance(size, int) and size > 0 else SIZE for size in shape_of(image_input(model))[1:]]
+def random_images(name: str, count: int, seed: int = 0) -> np.ndarray:
+    """Channels first."""
+    shape = shape_of(image_input(as_images(prepare(original(name)))))[1:]
+    sizes = [size if isinstance(size, int) else SIZE for size in shape]
     return np.random.default_rng(seed).standard_normal((count, *sizes)).astype(np.float32)
+
+
+def as_taken(name: str, images: np.ndarray) -> np.ndarray:
+    """In the layout of the model's input."""
+    return images.transpose(0, 2, 3, 1) if is_nhwc(image_input(original(name))) else images
+
+
+def one_by_one(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    """The first output for each image, run alone, as models with a fixed batch want it and stock runtimes optimize them."""
+    session = runtime.open_session(model, 1)
+    return np.concatenate([runtime.run(session, image[None])[0] for image in images])
 
 
 def make_step(
@@ -115,9 +127,9 @@ def test_every_family_is_there_in_opsets_from_7_to_20_and_small():
 
 @each_of_the_zoo
 def test_normalizing_keeps_the_outputs(name):
-    images = random_images(original(name), 8)
-    before, after = runtime.open_session(original(name), 1), runtime.open_session(normalized(name), 1, optimized=False)
-    wanted = np.concatenate([runtime.run(before, image[None])[0] for image in images])
+    images = as_taken(name, random_images(name, 8))
+    after = runtime.open_session(normalized(name), 1, optimized=False)
+    wanted = one_by_one(prepare(original(name)), images)
     np.testing.assert_allclose(runtime.run(after, images)[0], wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -161,7 +173,7 @@ def slope_error(step: Step, given, signs: np.ndarray) -> float:
 @each_of_the_zoo
 def test_gradients_of_the_float_network_agree_with_central_differences(name):
     made, step = make_step(float_model(name), "none")
-    rng, images = np.random.default_rng(0), random_images(float_model(name), 16)
+    rng, images = np.random.default_rng(0), random_images(name, 16)
     logits = runtime.run(runtime.open_session(float_model(name), 1), images)[0]
     teacher = logits + rng.normal(0, 2, logits.shape).astype(np.float32)
     signs = [np.ones(len(made.parameters.all)), *rng.choice([-1.0, 1.0], (2, len(made.parameters.all)))]
@@ -174,7 +186,7 @@ def test_gradients_of_the_float_network_agree_with_central_differences(name):
 
 @each_of_the_zoo
 def test_ten_steps_train_every_parameter(name):
-    images = random_images(float_model(name), 32, seed=1)
+    images = random_images(name, 32, seed=1)
     made, step = make_step(student(name), batch_size=len(images))
     groups = (made.parameters.weights, made.parameters.biases, made.parameters.steps)
     optimizer, start = Optimizer(step.parameters, *groups, RECIPE), {n: v.copy() for n, v in step.parameters.items()}
@@ -187,13 +199,12 @@ def test_ten_steps_train_every_parameter(name):
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.9 * losses[0]
     assert [n for n, values in step.parameters.items() if np.array_equal(values, start[n])] == []
-    trained = with_parameters(student(name), step.parameters)
-    check_export(trained, normalized(name), images)
+    check_export(name, with_parameters(student(name), step.parameters), images)
 
 
-def check_export(trained: onnx.ModelProto, teacher: onnx.ModelProto, images: np.ndarray) -> None:
-    """The exported student, as the runtime optimizes it, answers as the simulation of its nodes does."""
-    exported = runtime.run(runtime.open_session(deployable(trained, teacher), 1), images)[0]
+def check_export(name: str, trained: onnx.ModelProto, images: np.ndarray) -> None:
+    """What takes the teacher's place, as the runtime optimizes it, answers as the simulation of the student's nodes does."""
+    exported = one_by_one(deployable(trained, original(name)), as_taken(name, images))
     logits = runtime.run(runtime.open_session(trained, 1, optimized=False), images)[0]
     simulated = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert agreement(simulated, exported) >= 0.9
