@@ -6,6 +6,7 @@ import functools
 import hashlib
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from onnx_distill.normalize.prepare import prepare
 from onnx_distill.optimizer import Optimizer
 from onnx_distill.pipeline import deployable, quantize_with_images, ready
 from onnx_distill.placement import with_node_names
+from onnx_distill.preflight import preflight
 from onnx_distill.step import Step
 from onnx_distill.train import with_parameters
 
@@ -179,6 +181,11 @@ def test_gradients_of_the_float_network_agree_with_central_differences(name):
     signs = [np.ones(len(made.parameters.all)), *rng.choice([-1.0, 1.0], (2, len(made.parameters.all)))]
     # kinks and curvature within a step of 5e-4 of each parameter, and float32 rounding of the loss
     assert max(slope_error(step, (images, teacher, None), sign) for sign in signs) < 0.005
+
+
+@each_of_the_zoo
+def test_preflight_finds_every_gradient_right_and_none_missing(name):
+    assert preflight(student(name), random_images(name, 16), replace(RECIPE, threads=1)) == []
 
 
 # ---- quantize, train, export
