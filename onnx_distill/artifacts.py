@@ -12,6 +12,7 @@ from onnx_distill import _ort, qdq
 from onnx_distill.config import DistillConfig
 from onnx_distill.errors import InputError
 from onnx_distill.fake_quant import FakeQuantModel, fake_quantized
+from onnx_distill.gradients import differentiable
 from onnx_distill.loss import add_loss
 from onnx_distill.lower import lower
 from onnx_distill.model import array, closest, initializers, producers, shape_of
@@ -60,8 +61,9 @@ def build(
     prepared = fake_quantized(student, parameters.steps)
     logits = prepared.model.graph.output[0]
     classes = class_count(logits)
+    trained = differentiable(prepared.model, parameters.all)
     _ort.generate_artifacts(
-        prepared.model, parameters.all, lambda graph, name: add_loss(graph, name, classes, config), folder, [logits.name]
+        trained, parameters.all, lambda graph, name: add_loss(graph, name, classes, config), folder, [logits.name]
     )
     training = onnx.load(str(folder / TRAINING_MODEL))
     onnx.save(lower(training, prepared, batch_size), str(folder / TRAINING_MODEL))

@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_distill import _ort, runtime
+from onnx_distill.gradients import differentiable
 from onnx_distill.model import array, image_input, initializers
 
 PROJECTION = "onnx_distill/projection"
@@ -192,7 +193,7 @@ def _gradients(model, parameters, images, projection: np.ndarray, threads: int) 
     output = model.graph.output[0].name
     with tempfile.TemporaryDirectory(prefix="onnx-distill-") as folder:
         add = lambda graph, name: _add_loss(graph, name, projection.ndim)  # noqa: E731
-        _ort.generate_artifacts(model, parameters, add, Path(folder), [output])
+        _ort.generate_artifacts(differentiable(model, parameters), parameters, add, Path(folder), [output])
         module, state = _ort.open_module(Path(folder), threads)
         module.lazy_reset_grad()
         _, computed = module(images, projection)

@@ -9,7 +9,7 @@ input that wants none (1.19.2): the inputs that want one come first, and only th
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Callable, Collection, Sequence, Union
+from typing import Callable, Collection
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_distill import _ort
 from onnx_distill import model as models
 from onnx_distill.errors import InputError
-from onnx_distill.formula import Formula, Value
+from onnx_distill.gradient_site import Known, Rule, Site
 from onnx_distill.gradients_activation import ACTIVATION_RULES
 from onnx_distill.gradients_norm import NORM_RULES
 from onnx_distill.gradients_pool import POOL_RULES
@@ -26,69 +26,11 @@ from onnx_distill.gradients_reduce import REDUCE_RULES
 from onnx_distill.logits import value_types
 
 DOMAIN = "onnx_distill.gradients"
-# The gradient of the first input, or a list of those of the inputs in order, with None for one that has none.
-Rule = Callable[["Site"], Union[Value, "list[Value | None]"]]
-
-
-class Site:
-    """One node whose gradient is written down: `dy`, its first input `x`, its output `y`, all its `inputs`; and what is known of it."""
-
-    def __init__(self, node: onnx.NodeProto, graph: _Graph):
-        self.node, self.graph, self.formula = node, graph, Formula()
-        self.inputs = self.formula.values([f"I({place})" for place in range(len(node.input))])
-        self.x, self.y, self.dy = self.formula.values(["I(0)", "O(0)", "GO(0)"])
-
-    def __call__(self, operator: str, *operands, **attributes) -> Value:
-        return self.formula(operator, *operands, **attributes)
-
-    def attribute(self, name: str, default: Any) -> Any:
-        return models.attribute(self.node, name, default)
-
-    def constant(self, place: int) -> np.ndarray | None:
-        """The values of an input that is an initializer, or None."""
-        name = self.node.input[place] if place < len(self.node.input) else ""
-        return numpy_helper.to_array(self.graph.constants[name]) if name in self.graph.constants else None
-
-    def shape(self, place: int) -> tuple[int | str, ...]:
-        return self.graph.shape(self.node.input[place], self.node)
-
-    def spatial_axes(self) -> list[int]:
-        return list(range(2, len(self.shape(0))))
-
-    def reduced_axes(self) -> list[int]:
-        """Of a reduction: its attribute, its second input, or all axes."""
-        given = self.constant(1)
-        axes = given.tolist() if given is not None else self.attribute("axes", [])
-        return axes or list(range(len(self.shape(0))))
-
-    def kept(self, value: Value) -> Value:
-        """Output (or its gradient) of a reduction with the reduced axes, which it may have dropped, as ones."""
-        rank = len(self.shape(0))
-        axes = sorted(axis % rank for axis in self.reduced_axes())
-        return value if self.attribute("keepdims", 1) else self("Unsqueeze", value, axes)
-
-    def sum(self, value: Value, axes: Sequence[int], keepdims: int = 1) -> Value:
-        return self("ReduceSum", value, list(axes), keepdims=keepdims)
-
-    def mean(self, value: Value, axes: Sequence[int]) -> Value:
-        if self.graph.opset < 18:
-            return self("ReduceMean", value, axes=list(axes), keepdims=1)
-        return self("ReduceMean", value, list(axes), keepdims=1)
-
-    def sum_to(self, value: Value, place: int) -> Value:
-        """`value`, shaped like the output, summed over the axes along which input `place` was broadcast."""
-        small, full = self.shape(place), self.graph.shape(self.node.output[0], self.node)
-        added = len(full) - len(small)
-        repeated = [added + i for i, (s, f) in enumerate(zip(small, full[added:])) if s == 1 and f != 1]
-        summed = self.sum(value, [*range(added), *repeated]) if added or repeated else value
-        return self("Squeeze", summed, list(range(added))) if added else summed
-
-
 RULES: dict[str, Rule] = {**ACTIVATION_RULES, **NORM_RULES, **REDUCE_RULES, **POOL_RULES}
 # The runtime's own gradient is right in some forms of these operators: only where this says True is ours wanted.
 ONLY_WHERE: dict[str, Callable[[Site], bool]] = {
     "Gelu": lambda f: f.attribute("approximate", b"none") == b"tanh",
-    "Where": lambda f: len({f.shape(place) for place in range(3)}) > 1,
+    "Where": lambda f: len({f.graph.shape(name) for name in f.node.input}) > 1,
 }
 
 
@@ -107,16 +49,26 @@ class _Graph:
         known = self._types.get(value)
         return known is None or known.type.tensor_type.elem_type in (TensorProto.FLOAT, TensorProto.UNDEFINED)
 
-    def shape(self, value: str, node: onnx.NodeProto) -> tuple[int | str, ...]:
-        """Raises InputError where shape inference finds none."""
+    def shape(self, value: str) -> tuple[int | str, ...] | None:
         if value in self.constants:
             return tuple(self.constants[value].dims)
         known = self._types.get(value)
-        if known is None or not known.type.tensor_type.HasField("shape"):
-            raise InputError(
-                f"{node.op_type} {node.name!r}: no shape is known for {value!r}, and its gradient needs one. Give --input-shape."
-            )
-        return tuple(models.shape_of(known))
+        return None if known is None or not known.type.tensor_type.HasField("shape") else tuple(models.shape_of(known))
+
+
+def is_ours(site: Site) -> bool:
+    """Whether the node's gradient is one of RULES."""
+    operator = site.node.op_type
+    return operator in RULES and (operator not in ONLY_WHERE or ONLY_WHERE[operator](site))
+
+
+def problem(node: onnx.NodeProto, graph: Known) -> str | None:
+    """Why its rule cannot give this node a gradient, or None where it can."""
+    try:
+        RULES[node.op_type](Site(node, graph))
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def differentiable(model: onnx.ModelProto, trainable: Collection[str]) -> onnx.ModelProto:
@@ -131,7 +83,7 @@ def differentiable(model: onnx.ModelProto, trainable: Collection[str]) -> onnx.M
         if node.op_type == "LayerNormalization":
             _list_what_its_gradient_reads(node, made)
         elif node.op_type in RULES:
-            function = _wrap(node, Site(node, graph))
+            function = _wrap(node, Site(node, graph), graph)
             functions.update({function.name: function} if function is not None else {})
     if functions:
         made.functions.extend(functions.values())
@@ -151,11 +103,11 @@ def _list_what_its_gradient_reads(node: onnx.NodeProto, model: onnx.ModelProto) 
         node.input[:] = [*node.input[:2], bias]
 
 
-def _wrap(node: onnx.NodeProto, site: Site) -> onnx.FunctionProto | None:
+def _wrap(node: onnx.NodeProto, site: Site, graph: _Graph) -> onnx.FunctionProto | None:
     """The function that stands for the node from here on, its gradient registered; None where the runtime's own will do."""
-    if node.op_type in ONLY_WHERE and not ONLY_WHERE[node.op_type](site):
+    if not is_ours(site):
         return None
-    made, graph = RULES[node.op_type](site), site.graph
+    made = RULES[node.op_type](site)
     gradients = made if isinstance(made, list) else [made]
     wanted = [k for k, name in enumerate(node.input) if name in graph.wanting and k < len(gradients)]
     inside = [k for k, name in enumerate(node.input) if _belongs_inside(graph.constants.get(name))]

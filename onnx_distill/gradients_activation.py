@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from onnx_distill.formula import Value
-
-if TYPE_CHECKING:
-    from onnx_distill.gradients import Rule, Site
+from onnx_distill.gradient_site import Rule, Site
 
 
 def _thresholded_relu(f: Site) -> Value:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Sequence
+from typing import Sequence
 
 from onnx_distill.formula import Value
-
-if TYPE_CHECKING:
-    from onnx_distill.gradients import Rule, Site
+from onnx_distill.gradient_site import Rule, Site
 
 
 def _lrn(f: Site) -> Value:

@@ -12,8 +12,6 @@ unless the batch is known too, and is wrong where a window's first pixels are pa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -21,9 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_distill import runtime
 from onnx_distill.errors import InputError
 from onnx_distill.formula import Value
-
-if TYPE_CHECKING:
-    from onnx_distill.gradients import Site
+from onnx_distill.gradient_site import Site
 
 
 def average_pool(site: Site) -> Value:

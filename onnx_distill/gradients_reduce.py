@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from onnx_distill.formula import Value
-
-if TYPE_CHECKING:
-    from onnx_distill.gradients import Rule, Site
+from onnx_distill.gradient_site import Rule, Site
 
 
 def _extreme(f: Site) -> Value:

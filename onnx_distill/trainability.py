@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
+from onnx_distill import gradients
 from onnx_distill import model as models
 from onnx_distill.errors import InputError
 from onnx_distill.logits import label, value_types
@@ -23,7 +24,7 @@ EXACT = frozenset(
     "Abs Add Cast Clip Concat Conv Cos Div Dropout Erf Exp Expand Flatten Gather GatherElements GatherND Gelu Gemm "
     "GlobalAveragePool Identity LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mul Neg Pad Pow Reciprocal "
     "ReduceL2 ReduceLogSumExp ReduceMean ReduceSum Relu Reshape ScatterElements ScatterND Sigmoid Sin Slice Softmax Split Sqrt "
-    "Squeeze Sub Tanh Tile TopK Transpose Trilu Unsqueeze Where AveragePool "
+    "Squeeze Sub Tanh Tile TopK Transpose Trilu Unsqueeze Where "
     "com.microsoft::Gelu com.microsoft::FastGelu com.microsoft::QuickGelu".split()
 )
 # `train` turns these into fake quantization before it asks for gradients.
@@ -37,21 +38,16 @@ NO_GRADIENT = "no gradient"
 UNKNOWN = "not among the operators known to train"
 OBSTACLES: dict[str, str] = {
     **dict.fromkeys(
-        "Acos Acosh Asin Asinh Atan Atanh Bernoulli Celu Ceil Compress Cosh CumSum DepthToSpace Det Einsum Elu Floor "
-        "GlobalLpPool GlobalMaxPool GroupNormalization Hardmax InstanceNormalization LRN LpNormalization LpPool Mean "
-        "MeanVarianceNormalization Mish Mod RNN ReduceL1 ReduceLogSum ReduceMax ReduceMin ReduceProd ReduceSumSquare Round Selu "
-        "Shrink Sign Sinh Softplus Softsign SpaceToDepth Tan ThresholdedRelu GRU LSTM SequenceAt Scan Swish".split(),
+        "Acos Acosh Asin Asinh Atan Atanh Bernoulli Compress Cosh CumSum DepthToSpace Det Einsum GlobalLpPool "
+        "GlobalMaxPool GroupNormalization Hardmax LpNormalization LpPool Mean MeanVarianceNormalization Mod RNN "
+        "ReduceLogSum ReduceProd Shrink Sinh SpaceToDepth Tan GRU LSTM SequenceAt Scan Swish".split(),
         NO_GRADIENT,
     ),
-    "HardSwish": "no gradient; the same as x * Clip(x / 6 + 0.5, 0, 1)",
-    "HardSigmoid": "no gradient; the same as Clip(alpha * x + beta, 0, 1)",
-    "PRelu": "no gradient; the same as Relu(x) - slope * Relu(-x)",
     "Sum": "no gradient; the same as a chain of Add",
     "BatchNormalization": "would train on batch statistics; fold it into the Conv before it, or write it as Mul and Add",
     "If": "kills the process; export the model with its condition fixed",
     "Loop": "no gradient; export the model with the loop unrolled",
     "ConvTranspose": "gradient without a CPU kernel",
-    "Resize": "gradient without a CPU kernel",
     "Upsample": "gradient without a CPU kernel (a Resize)",
 }
 # Inputs, by place, that are settings of an operator: the runtime gives them no gradient, and nobody wants them trained.
@@ -134,7 +130,8 @@ def find_obstacles(
 
 def settings(model: onnx.ModelProto) -> set[str]:
     """Values that every node reading them reads as a setting or to compare with: bounds, exponents, thresholds."""
-    read, trained = set(), set()
+    read: set[str] = set()
+    trained: set[str] = set()
     for node in model.graph.node:
         apart = range(len(node.input)) if _is_constant(node) else SETTINGS.get(node.op_type, ())
         read.update(name for place, name in enumerate(node.input) if place in apart)
@@ -202,6 +199,8 @@ def _refuse_unreached(model: onnx.ModelProto, parameters: Collection[str]) -> No
 def why_not_trainable(node: onnx.NodeProto, graph: Graph) -> str | None:
     """One line on what goes wrong with the node's gradient, or None for an exact one."""
     name = operator(node)
+    if name in gradients.RULES and gradients.is_ours(gradients.Site(node, graph)):
+        return gradients.problem(node, graph)
     if name in OBSTACLES:
         return OBSTACLES[name]
     if name in CASES:
@@ -220,17 +219,6 @@ def _conv(node: onnx.NodeProto, graph: Graph) -> str | None:
     return None
 
 
-def _average_pool(node: onnx.NodeProto, graph: Graph) -> str | None:
-    shape = graph.shape(node.input[0])
-    if not graph.is_static(node.input[0]):
-        return "kills the process unless its shape is fully static; write it as a Conv"
-    if _text(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return "wrong gradient with auto_pad; write the pads out"
-    if any(size > 1 for size in models.attribute(node, "dilations", [])):
-        return "wrong gradient with dilations; write it as a Conv"
-    return "wrong gradient in 3D; write it as a Conv" if shape is not None and len(shape) > 4 else None
-
-
 def _max_pool(node: onnx.NodeProto, graph: Graph) -> str | None:
     return "wrong gradient with storage_order 1" if models.attribute(node, "storage_order", 0) else None
 
@@ -243,12 +231,6 @@ def _clip(node: onnx.NodeProto, graph: Graph) -> str | None:
     if graph.opset < 12:
         return "wrong or no gradient before opset 12; convert the model to a later opset"
     return "wrong gradient where a bound depends on what is trained" if graph.live.intersection(node.input[1:]) else None
-
-
-def _layer_normalization(node: onnx.NodeProto, graph: Graph) -> str | None:
-    if len(node.output) != 3 or not all(node.output):
-        return "error unless all three outputs are listed"
-    return None if len(node.input) == 3 and node.input[2] else "error without a bias; give one of zeros"
 
 
 def _dropout(node: onnx.NodeProto, graph: Graph) -> str | None:
@@ -316,11 +298,9 @@ def _text(node: onnx.NodeProto, name: str, default: str) -> str:
 
 
 CASES: dict[str, Callable[[onnx.NodeProto, Graph], str | None]] = {
-    "AveragePool": _average_pool,
     "Clip": _clip,
     "Conv": _conv,
     "Dropout": _dropout,
-    "LayerNormalization": _layer_normalization,
     "LeakyRelu": _leaky_relu,
     "MatMul": _matmul,
     "MaxPool": _max_pool,

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_distill import _ort, artifacts, calibrate, cut, data, fake_quant, loss, placement, quantize
+from onnx_distill import _ort, artifacts, calibrate, cut, data, fake_quant, gradients, loss, placement, quantize
 from onnx_distill.config import DistillConfig, QuantizeConfig
 from onnx_distill.model import initializers
 from onnx_distill.step import Step
@@ -80,7 +80,8 @@ def _build_without_lowering(student, config, learn_steps, folder, batch_size=Non
     logits = prepared.model.graph.output[0]
     classes = artifacts.class_count(logits)
     add = lambda graph, name: loss.add_loss(graph, name, classes, config)  # noqa: E731
-    _ort.generate_artifacts(prepared.model, parameters.all, add, folder, [logits.name])
+    trained = gradients.differentiable(prepared.model, parameters.all)
+    _ort.generate_artifacts(trained, parameters.all, add, folder, [logits.name])
     return artifacts.Artifacts(folder, prepared, parameters, config)
 
 
