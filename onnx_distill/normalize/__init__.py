@@ -10,8 +10,10 @@ import onnx
 from onnx_distill import model as models
 from onnx_distill.normalize import (
     absorb_pad,
+    affine,
     auto_pad,
     batch,
+    batch_norm,
     constants,
     conv1d,
     conv_transpose,
@@ -19,6 +21,7 @@ from onnx_distill.normalize import (
     einsum,
     float16,
     functions,
+    gemm,
     global_pool,
     identity,
     inputs,
@@ -42,6 +45,7 @@ FINISHING: tuple[ModuleType, ...] = (shapes,)  # once more at the end: rewrites 
 # rewrite(node, graph) -> the nodes that take its place, or None where it must not fire.
 REWRITES: tuple[ModuleType, ...] = (
     identity,
+    batch_norm,
     auto_pad,
     pad,
     absorb_pad,
@@ -57,6 +61,8 @@ REWRITES: tuple[ModuleType, ...] = (
     transpose,
     squeeze,
     conv1d,
+    affine,  # last: what has a constant in it is recognised as something better before
+    gemm,
 )
 MOST_ROUNDS = 20  # a rewrite makes simpler operators; more rounds than this is two rewrites undoing each other
 
