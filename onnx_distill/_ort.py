@@ -28,6 +28,7 @@ import onnx
 import onnxruntime
 
 from onnx_distill.errors import InputError
+from onnx_distill.runtime import FAILURES
 
 NEWEST_IR = 10
 _ERRORS_ONLY = 3
@@ -67,6 +68,21 @@ def _quiet():
         yield
     finally:
         utils.SessionOptions = original
+
+
+@contextlib.contextmanager
+def errors_of(what: str):
+    """What the runtime raises becomes one line: `what` cannot be done, and its reason. Failures of the disk stay what they are.
+
+    IndexError is a std::out_of_range; ValidationError and InferenceError are of onnx, which checks what the runtime made.
+    """
+    try:
+        yield
+    except (*FAILURES, IndexError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:  # type: ignore[misc]
+        reason = " ".join(str(error).split())[-300:]
+        raise InputError(
+            f"the training runtime cannot {what}: {reason}. See `onnx-distill inspect` for operators to avoid."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -137,7 +153,7 @@ def generate_artifacts(
     given = onnx.ModelProto()
     given.CopyFrom(model)
     given.ir_version = min(given.ir_version, NEWEST_IR)
-    with _quiet(), _disk_errors():
+    with _quiet(), errors_of("make a gradient of the model"), _disk_errors():
         _training("artifacts").generate_artifacts(
             given,
             requires_grad=list(trainable),
@@ -155,6 +171,11 @@ def open_module(folder: Path, threads: int):
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     if threads:
         options.intra_op_num_threads = threads
+    with errors_of("load the model with its gradient"):
+        return _opened(api, folder, options)
+
+
+def _opened(api, folder: Path, options):
     state = api.CheckpointState.load_checkpoint(str(folder / "checkpoint"))
     module = api.Module(str(folder / "training_model.onnx"), state, device="cpu", session_options=options)
     return module, state

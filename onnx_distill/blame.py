@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from onnx_distill import model as models
 from onnx_distill import runtime
+from onnx_distill.errors import InputError
 from onnx_distill.gradient_check import JITTER, GradientCheck
 from onnx_distill.trainability import settings
 
@@ -29,7 +30,7 @@ def blame(
     offset, names = _with_offsets(model, path, _float_values(model, read, images, threads))
     try:
         check = GradientCheck(offset, list(names.values()), images, threads, jitter=JITTER if finite else 0.0)
-    except RuntimeError:  # the runtime builds no gradient of the longer graph
+    except InputError:  # the runtime builds no gradient of the longer graph
         return None
     right = check.is_right if finite else check.is_finite
     return next((node for node in reversed(path) if not all(right(names[edge]) for edge in _edges(node, names))), None)
@@ -61,7 +62,7 @@ def _float_values(model: onnx.ModelProto, values: set[str], images: np.ndarray, 
     inner = sorted(value for value in values if value in made)
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner if name not in known)
     session = runtime.open_session(shown, threads or None, optimized=False)
-    found = dict(zip(inner, session.run(inner, {models.image_input(model).name: images})))
+    found = dict(zip(inner, runtime.compute(session, {models.image_input(model).name: images}, inner)))
     shapes = {name: array.shape for name, array in found.items() if array.dtype == np.float32 and array.ndim}
     floats = {name for name in values if name in constants and constants[name].data_type == TensorProto.FLOAT}
     return {**shapes, **{name: tuple(constants[name].dims) for name in floats if constants[name].dims}}

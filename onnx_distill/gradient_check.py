@@ -69,7 +69,7 @@ class GradientCheck:
         self._noise = self._measure_noise()
 
     def _outputs(self, moved: dict[str, np.ndarray]) -> np.ndarray:
-        return self._session.run(None, {self._input: self.images, **self.values, **moved})[0]
+        return runtime.compute(self._session, {self._input: self.images, **self.values, **moved})[0]
 
     def _new_projection(self) -> np.ndarray:
         """Alike for all images, so that their slopes add up while the kinks they meet do not; a third is each image's own."""
@@ -196,7 +196,8 @@ def _gradients(model, parameters, images, projection: np.ndarray, threads: int) 
         _ort.generate_artifacts(differentiable(model, parameters), parameters, add, Path(folder), [output])
         module, state = _ort.open_module(Path(folder), threads)
         module.lazy_reset_grad()
-        _, computed = module(images, projection)
+        with _ort.errors_of("run a step"):
+            _, computed = module(images, projection)
         return {name: np.array(state.parameters[name].grad) for name in parameters}, computed
 
 

@@ -16,8 +16,10 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import external_data_helper, numpy_helper
 
 from onnx_distill import check
+from onnx_distill.declared import correct_shapes
 from onnx_distill.errors import InputError, first_line
 from onnx_distill.external import read_external
+from onnx_distill.operands import check_operands
 
 QUANTIZED_OPS = frozenset(
     "QuantizeLinear DequantizeLinear DynamicQuantizeLinear ConvInteger MatMulInteger QGemm QAttention "
@@ -52,6 +54,7 @@ def _checked(source: str | os.PathLike | onnx.ModelProto, where: str) -> onnx.Mo
     check.check_versions(model, where)
     check.check_tensors(model, where)
     check.check_graph(without_weights(model), where)
+    check_operands(model, where, correct_shapes(model, without_weights(model), where))
     return model
 
 

@@ -189,7 +189,7 @@ class _Graph:
         names = (list(node.input[1:]) + ["", ""])[:2]
         if any(name and name not in self.constants for name in names):
             return math.nan, math.nan
-        low, high = (float(array(self.constants[name])) if name else None for name in names)
+        low, high = (float(array(self.constants[name]).reshape(())) if name else None for name in names)
         return low, high
 
     def absorbs(self, node: onnx.NodeProto) -> bool:

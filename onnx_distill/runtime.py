@@ -8,10 +8,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from onnx_distill.errors import InputError, first_line
 
 _ERRORS_ONLY = 3
+# What the runtime raises has no common base; a C++ exception that it does not know is a RuntimeError.
+FAILURES: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(
+        getattr(C, name)
+        for name in "EPFail EngineError Fail InvalidArgument InvalidGraph InvalidProtobuf NotImplemented".split()
+    ),
+    C.RuntimeException,
+)
 
 
 def open_session(
@@ -49,10 +59,20 @@ def open_session(
 def run(session: ort.InferenceSession, images: np.ndarray, outputs: list[str] | None = None) -> list[np.ndarray]:
     """The outputs (all, or those named) for one batch float32 [n, channels, height, width] fed to the first input.
 
-    Raises InputError when the batch does not have the shape that the model wants.
+    Raises InputError when the batch does not have the shape that the model wants, or the model fails on it.
     """
     check_batch(session, images)
-    return session.run(outputs, {session.get_inputs()[0].name: images})
+    return compute(session, {session.get_inputs()[0].name: images}, outputs)
+
+
+def compute(
+    session: ort.InferenceSession, feeds: dict[str, np.ndarray], outputs: list[str] | None = None
+) -> list[np.ndarray]:
+    """The outputs (all, or those named). Raises InputError for a model that loads and does not run."""
+    try:
+        return session.run(outputs, feeds)
+    except FAILURES as error:
+        raise InputError(f"the model fails on a batch of images: {' '.join(str(error).split())[:500]}") from None
 
 
 def check_batch(session: ort.InferenceSession, images: np.ndarray) -> None:

@@ -38,7 +38,8 @@ class Step:
         given = [array for array, is_input in wanted if is_input]
         if not add:
             self._module.lazy_reset_grad()
-        loss, logits = self._module(*given)
+        with _ort.errors_of("run a step"):
+            loss, logits = self._module(*given)
         if not self.gradients:
             self.gradients = {name: self._state.parameters[name].grad for name in self.parameters}
         return float(loss), logits

@@ -9,6 +9,8 @@ Must not fire on a model that already has such an opset.
 
 from __future__ import annotations
 
+import math
+
 import onnx
 from onnx import defs, inliner, version_converter
 
@@ -90,7 +92,8 @@ def _old_resize(model: onnx.ModelProto) -> None:
     tensors.update(models.initializers(model))
     for node in (node for node in model.graph.node if node.op_type == "Resize"):
         scales = tensors.get(node.input[2])
-        nearest = "ceil" if scales is not None and (models.array(scales) < 1).any() else "floor"
+        held = scales is not None and math.prod(scales.dims) <= 4  # one for each axis of an image; else it is no scale
+        nearest = "ceil" if held and (models.array(scales) < 1).any() else "floor"
         modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": nearest}
         models.keep(node.attribute, lambda entry: entry.name not in modes)  # noqa: B023
         node.attribute.extend(onnx.helper.make_attribute(name, mode) for name, mode in modes.items())

@@ -1,0 +1,183 @@
+"""Whether what nodes read and are told fits, where neither onnx's checker nor the runtime looks before it computes.
+
+ONNX Runtime 1.19.2 takes much on trust: a Conv reads on behind the end of a bias that is too short, and its gradient writes there;
+Upsample copies as many scales as there are onto its stack; a Loop runs as often as it is told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import onnx
+from onnx import AttributeProto, TensorProto, numpy_helper
+
+from onnx_distill.errors import InputError
+
+MOST_ROUNDS = 100_000  # of a Loop; what exporters write counts channels, layers or places
+MOST_AXES = 8  # of what a setting is a list for
+MOST_PIXELS = 1 << 20  # of a window's size, step and padding
+MOST_VALUES = 1 << 31  # in one batch of images
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
+LEAST = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
+TYPES = ("to", "dtype")  # attributes that name a type of values
+CONSTANTS = {
+    "value": AttributeProto.TENSOR,
+    "sparse_value": AttributeProto.SPARSE_TENSOR,
+    "value_int": AttributeProto.INT,
+    "value_ints": AttributeProto.INTS,
+    "value_float": AttributeProto.FLOAT,
+    "value_floats": AttributeProto.FLOATS,
+    "value_string": AttributeProto.STRING,
+    "value_strings": AttributeProto.STRINGS,
+}
+# Inputs that are lists with an entry for each axis, or two: shapes, axes, scales, pads.
+LISTS: dict[str, tuple[int, ...]] = {
+    "Expand": (1,),
+    "Pad": (1, 3),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "Unsqueeze": (1,),
+    "Upsample": (1,),
+}
+
+
+class Operands:
+    """What one node reads, by place."""
+
+    def __init__(self, node: onnx.NodeProto, constants: dict[str, TensorProto], shapes: dict[str, Sequence[int | str]]):
+        self._names, self._constants, self._shapes = list(node.input), constants, shapes
+
+    def constant(self, place: int) -> TensorProto | None:
+        return self._constants.get(self._names[place]) if place < len(self._names) else None
+
+    def dims(self, place: int) -> list[int | str] | None:
+        """Free sizes as names; None for an operand that is left out or of unknown rank."""
+        tensor = self.constant(place)
+        if tensor is not None:
+            return list(tensor.dims)
+        found = self._shapes.get(self._names[place]) if place < len(self._names) else None
+        return None if found is None else list(found)
+
+
+def check_operands(model: onnx.ModelProto, where: str, shapes: dict[str, Sequence[int | str]]) -> None:
+    """Raises InputError for a node whose operands, attributes or types of values cannot be what it needs.
+
+    shapes: of computed values, as far as they are known.
+    """
+    for node, constants in _nodes(model.graph, {}):
+        operands = Operands(node, constants, shapes)
+        problem = next((found for found in (check(node, operands) for check in CHECKS) if found), None)
+        if problem:
+            label = node.name or next(iter(node.output), "")
+            raise InputError(f"{where} cannot be used: {node.op_type} {label!r} {problem}. Is the file damaged?")
+    for value in model.graph.input:
+        sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.HasField("dim_value")]
+        if math.prod(size for size in sizes if size > 0) > MOST_VALUES or any(size < -1 for size in sizes):  # -1: free
+            raise InputError(f"{where} cannot be used: its input {value.name!r} is of shape {sizes}. Is the file damaged?")
+    for value in [*model.graph.input, *model.graph.output, *model.graph.value_info]:
+        kind = value.type.tensor_type.elem_type
+        if value.type.HasField("tensor_type") and (kind not in TensorProto.DataType.values() or not kind):
+            raise InputError(f"{where} cannot be used: {value.name!r} has values of type {kind}, which does not exist.")
+
+
+def _nodes(graph: onnx.GraphProto, outer: dict[str, TensorProto]) -> Iterator[tuple[onnx.NodeProto, dict[str, TensorProto]]]:
+    """Every node of the graph and its subgraphs, with the constants that it sees."""
+    constants = {**outer, **{tensor.name: tensor for tensor in graph.initializer}}
+    for node in graph.node:
+        yield node, constants
+        if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+        for entry in node.attribute:
+            for inner in [*([entry.g] if entry.HasField("g") else []), *entry.graphs]:
+                yield from _nodes(inner, constants)
+
+
+def _types(node: onnx.NodeProto, operands: Operands) -> str | None:
+    for entry in node.attribute:
+        if entry.name in TYPES and entry.type == AttributeProto.INT and entry.i not in TensorProto.DataType.values():
+            return f"has {entry.name} = {entry.i}, which is no type of values"
+    return None
+
+
+def _constant(node: onnx.NodeProto, operands: Operands) -> str | None:
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    held = [(entry.name, entry.type) for entry in node.attribute]
+    return None if len(held) == 1 and held[0] in CONSTANTS.items() else f"has {len(held)} attributes; wanted one value"
+
+
+def _lists(node: onnx.NodeProto, operands: Operands) -> str | None:
+    for place in LISTS.get(node.op_type, ()):
+        dims = operands.dims(place)
+        if dims is not None and (len(dims) > 1 or any(isinstance(size, int) and size > 2 * MOST_AXES for size in dims)):
+            return f"reads {node.input[place]!r} of shape {dims} where a list belongs, an entry or two for each axis"
+    return None
+
+
+def _weights(node: onnx.NodeProto, operands: Operands) -> str | None:
+    weight, bias = operands.dims(1), operands.dims(2)
+    if node.op_type in WEIGHTED and weight is not None and 0 in weight:
+        return f"has a weight of shape {weight}, without values"
+    if node.op_type not in ("Conv", "ConvTranspose") or weight is None:
+        return None
+    group = next((entry.i for entry in node.attribute if entry.name == "group"), 1)
+    if len(weight) < 3 or group < 1 or isinstance(weight[0], int) and weight[0] % group:
+        return f"has a weight of shape {weight} and {group} groups"
+    outer, inner = weight[:2]
+    channels = outer if node.op_type == "Conv" or not isinstance(inner, int) else inner * group
+    fits = bias is None or len(bias) == 1 and (bias[0] == channels or not all(isinstance(n, int) for n in (*bias, channels)))
+    return None if fits else f"has {channels} output channels and a bias of shape {bias}"
+
+
+def _norms(node: onnx.NodeProto, operands: Operands) -> str | None:
+    if node.op_type not in ("BatchNormalization", "InstanceNormalization"):
+        return None
+    shapes = [shape for shape in (operands.dims(place) for place in range(1, len(node.input))) if shape is not None]
+    fits = all(len(shape) == 1 for shape in shapes) and len({size for (size,) in shapes if isinstance(size, int)}) < 2
+    return None if fits else f"has parameters of shapes {shapes}; wanted one entry for each channel"
+
+
+def _windows(node: onnx.NodeProto, operands: Operands) -> str | None:
+    """A negative pad is read as memory before the image."""
+    if node.op_type not in WINDOWS:
+        return None
+    weight = operands.dims(1) if "Conv" in node.op_type else None
+    for entry in node.attribute:
+        least = LEAST.get(entry.name)
+        if least is not None and not (
+            entry.type == AttributeProto.INTS and all(least <= n <= MOST_PIXELS for n in entry.ints)
+        ):
+            return f"has {entry.name} = {list(entry.ints)}; wanted {least} to {MOST_PIXELS}"
+        if (
+            entry.name == "kernel_shape"
+            and weight is not None
+            and any(isinstance(n, int) and n != size for n, size in zip(weight[2:], entry.ints))
+        ):
+            return f"has kernel_shape = {list(entry.ints)} and a weight of shape {weight}"
+    return None
+
+
+def _bounds(node: onnx.NodeProto, operands: Operands) -> str | None:
+    for place in (1, 2) if node.op_type == "Clip" else ():
+        dims = operands.dims(place)
+        if dims is not None and (len(dims) > 1 or any(isinstance(size, int) and size != 1 for size in dims)):
+            return f"has a bound of shape {dims}; wanted one number"
+    return None
+
+
+def _rounds(node: onnx.NodeProto, operands: Operands) -> str | None:
+    if node.op_type != "Loop":
+        return None
+    count = operands.constant(0)
+    if count is None or count.data_type != TensorProto.INT64 or list(count.dims) not in ([], [1]):
+        return "may run for ever: how often is not a constant"
+    rounds = int(numpy_helper.to_array(count).reshape(()))
+    return f"runs {rounds} times; wanted at most {MOST_ROUNDS}" if rounds > MOST_ROUNDS else None
+
+
+CHECKS = (_types, _constant, _lists, _weights, _norms, _windows, _bounds, _rounds)
