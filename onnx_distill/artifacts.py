@@ -56,9 +56,9 @@ def build(
 
     freeze: patterns of parameter names that are not trained. Raises InputError where one fits none, or nothing is left.
     """
-    parameters = thawed(trainable(student, learn_steps), freeze)
+    parameters = trainable(student, learn_steps, freeze)
     refuse(student, parameters.all)  # before the runtime, which would train it wrongly or kill the process, sees the graph
-    prepared = fake_quantized(student, parameters.steps)
+    prepared = fake_quantized(student, parameters.steps, frozen(student, parameters))
     logits = prepared.model.graph.output[0]
     classes = class_count(logits)
     trained = differentiable(prepared.model, parameters.all)
@@ -80,14 +80,20 @@ def class_count(logits: onnx.ValueInfoProto) -> int:
     return shape[1]
 
 
-def trainable(student: onnx.ModelProto, learn_steps: str) -> Parameters:
-    """Float initializers of a QDQ student that feed the network: weights and biases, and the steps chosen by none | weights | all."""
+def trainable(student: onnx.ModelProto, learn_steps: str, freeze: tuple[str, ...] = ()) -> Parameters:
+    """Float initializers of a QDQ student that feed the network: weights and biases, and the steps chosen by none | weights | all.
+
+    freeze: patterns (shell style: * and ?) of names that stay as they are. Raises InputError where one fits no parameter, or
+    none is left.
+    """
     constants = initializers(student)
     steps = {q.scale: q for q in reversed(qdq.find(student))}  # of quantizers that share a scale the first counts
     apart = {*steps, *settings(student)}
     values = [t.name for t in constants.values() if t.data_type == onnx.TensorProto.FLOAT and t.name not in apart]
-    weights = tuple(name for name in values if len(constants[name].dims) > 1 and array(constants[name]).size > 1)
-    biases = tuple(name for name in values if len(constants[name].dims) == 1)
+    all_weights = [name for name in values if len(constants[name].dims) > 1 and array(constants[name]).size > 1]
+    all_biases = [name for name in values if len(constants[name].dims) == 1]
+    _check_patterns(freeze, [*all_weights, *all_biases, *steps])
+    weights, biases = (tuple(_thawed(names, freeze)) for names in (all_weights, all_biases))
     moving, made_by = _fed_by(student, {*weights, *biases}), producers(student)
     learned = [
         name
@@ -96,21 +102,25 @@ def trainable(student: onnx.ModelProto, learn_steps: str) -> Parameters:
         and (learn_steps == "all" or (learn_steps == "weights" and q.source in constants))
         and not qdq.wants_power_of_two(made_by.get(q.source))
     ]
-    return Parameters(weights, biases, tuple(learned))
-
-
-def thawed(parameters: Parameters, freeze: tuple[str, ...]) -> Parameters:
-    """The parameters without those whose names match a pattern (shell style: * and ?)."""
-    for pattern in freeze:
-        if not fnmatch.filter(parameters.all, pattern):
-            raise InputError(f"no parameter is named like {pattern!r}{closest(pattern, list(parameters.all))}")
-    left = [
-        tuple(name for name in group if not any(fnmatch.fnmatchcase(name, pattern) for pattern in freeze))
-        for group in (parameters.weights, parameters.biases, parameters.steps)
-    ]
-    if not any(left):
+    found = Parameters(weights, biases, tuple(_thawed(learned, freeze)))
+    if freeze and not found.all:
         raise InputError(f"--freeze {' '.join(freeze)} leaves no parameter to train.")
-    return Parameters(*left)
+    return found
+
+
+def frozen(student: onnx.ModelProto, parameters: Parameters) -> set[str]:
+    """Float initializers that are not trained."""
+    return {name for name, t in initializers(student).items() if t.data_type == onnx.TensorProto.FLOAT} - set(parameters.all)
+
+
+def _check_patterns(freeze: tuple[str, ...], names: list[str]) -> None:
+    for pattern in freeze:
+        if not fnmatch.filter(names, pattern):
+            raise InputError(f"no parameter is named like {pattern!r}{closest(pattern, names)}")
+
+
+def _thawed(names: list[str], freeze: tuple[str, ...]) -> list[str]:
+    return [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in freeze)]
 
 
 def _fed_by(model: onnx.ModelProto, values: set[str]) -> set[str]:

@@ -47,10 +47,10 @@ class FakeQuantModel:
     constants: tuple[onnx.TensorProto, ...]
 
 
-def fake_quantized(student: onnx.ModelProto, learned: Collection[str]) -> FakeQuantModel:
+def fake_quantized(student: onnx.ModelProto, learned: Collection[str], frozen: Collection[str] = ()) -> FakeQuantModel:
     """The QDQ model with FakeQuantize and FakeQuantizeBias nodes in place of its quantizers and its bias grid.
 
-    learned: names of the scales that get a gradient. Raises InputError for quantizers that cannot be trained.
+    learned: names of the scales that get a gradient; frozen: of the initializers that get none. Raises InputError for quantizers that cannot be trained.
     """
     made = onnx.ModelProto()
     made.CopyFrom(student)
@@ -59,7 +59,7 @@ def fake_quantized(student: onnx.ModelProto, learned: Collection[str]) -> FakeQu
         _check_trainable(q, initializers(made))
     repeated = {q.result for q in found if _repeats(q, found, producers(made))}
     nodes = {q.result: _repeat_node(q) if q.result in repeated else _node(made, q, q.scale in learned) for q in found}
-    bias_nodes = _bias_nodes(made, {q.result: q for q in found})
+    bias_nodes = _bias_nodes(made, {q.result: q for q in found}, frozen)
     for position, node in enumerate(made.graph.node):
         if node.op_type == "DequantizeLinear" and node.output[0] in nodes:
             made.graph.node[position].CopyFrom(nodes[node.output[0]])
@@ -185,17 +185,17 @@ def _gradient(axis: int | None, rank: int) -> list[_ort.GradientNode]:
     ]
 
 
-def _bias_nodes(model: onnx.ModelProto, by_result: dict[str, Quantizer]) -> list[onnx.NodeProto]:
+def _bias_nodes(model: onnx.ModelProto, by_result: dict[str, Quantizer], frozen: Collection[str]) -> list[onnx.NodeProto]:
     constants, nodes = initializers(model), []
     for node in model.graph.node:
         sides = biased_sides(node, by_result, constants)
         if sides is None:
             continue
-        _ort.register_gradient(DOMAIN, "FakeQuantizeBias", [("Identity", ["GO(0)"], ["GI(0)"])], stopped=(1, 2))
+        operator = _bias_operator(node.input[2] in frozen)
         bias, result = node.input[2], fresh_name(f"{node.input[2]}/dequantized", names(model))
         nodes.append(
             helper.make_node(
-                "FakeQuantizeBias",
+                operator,
                 [bias, sides[0].scale, sides[1].scale],
                 [result],
                 f"{node.name}/FakeQuantizeBias",
@@ -206,9 +206,17 @@ def _bias_nodes(model: onnx.ModelProto, by_result: dict[str, Quantizer]) -> list
     return nodes
 
 
+def _bias_operator(is_frozen: bool) -> str:
+    if is_frozen:  # one gradient more than is asked for would be an error of the runtime
+        _ort.register_gradient(DOMAIN, f"FakeQuantizeBias{FIXED}", [], stopped=(0, 1, 2))
+        return f"FakeQuantizeBias{FIXED}"
+    _ort.register_gradient(DOMAIN, "FakeQuantizeBias", [("Identity", ["GO(0)"], ["GI(0)"])], stopped=(1, 2))
+    return "FakeQuantizeBias"
+
+
 def _function(name: str, version: int) -> onnx.FunctionProto:
     """The operator's forward formula in standard operators."""
-    if name == "FakeQuantizeBias":
+    if name.startswith("FakeQuantizeBias"):
         inputs, body = ["b", "s_x", "s_w"], ["s = Mul(s_x, s_w)", "v = Div(b, s)", "q = Round(v)", "y = Mul(q, s)"]
     else:
         inputs = ["x", "s_flat", "low", "high"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -12,6 +12,7 @@ import onnx
 
 from onnx_distill import runtime
 from onnx_distill.adopt import adopt
+from onnx_distill.artifacts import class_count
 from onnx_distill.calibrate import calibrate, choose_range
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut, put_back_tail
@@ -30,6 +31,7 @@ from onnx_distill.placement import plan, with_node_names
 from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.qdq import is_quantized
 from onnx_distill.quantize import quantize, with_quantizable_opset
+from onnx_distill.state import StateStore
 from onnx_distill.train import Checkpoint, Progress, Trained, check_fit, train
 
 CALIBRATION_BATCH = 64
@@ -51,6 +53,19 @@ class Watch:
     step: Callable[[Progress], None] = lambda progress: None
     evaluation: Callable[[Checkpoint], None] = lambda checkpoint: None
     warning: Callable[[str], None] = lambda text: None
+
+    def also(self, step: Callable[[Progress], None], evaluation: Callable[[Checkpoint], None]) -> Watch:
+        """One that tells others too."""
+
+        def both_step(progress: Progress) -> None:
+            self.step(progress)
+            step(progress)
+
+        def both_evaluation(checkpoint: Checkpoint) -> None:
+            self.evaluation(checkpoint)
+            evaluation(checkpoint)
+
+        return replace(self, step=both_step, evaluation=both_evaluation)
 
 
 def quantize_with_images(
@@ -151,8 +166,9 @@ def distill(
     loss: DistillConfig,
     config: TrainConfig,
     watch: Watch = Watch(),
+    store: StateStore | None = None,
 ) -> Trained:
-    """Train the student; `validation` of the images are held out and choose the best."""
+    """Train the student; `validation` of the images are held out and choose the best. store: see train."""
     float_model = logits_model(student, teacher)
     student = adopt(student, float_model)
     float_model = ready(float_model, _shape(images))
@@ -161,7 +177,7 @@ def distill(
     score = scorer(held_out, float_model, config.threads)
     if config.preflight:
         _warn_of_dead(preflight(student, rest.read(np.arange(min(IMAGES, len(rest)))), config), watch)
-    return train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation)
+    return train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation, store)
 
 
 def _warn_of_dead(parameters: list[str], watch: Watch) -> None:
@@ -182,6 +198,11 @@ def logits_model(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.Mod
         return cut(teacher, find_logits(teacher).value)
     except InputError:  # no Softmax behind the teacher's logits: they are its output
         return cut(teacher, end)
+
+
+def classes_of(model: onnx.ModelProto) -> int:
+    """Number of classes of a model that ends in its logits. Raises InputError for logits of another shape."""
+    return class_count(model.graph.output[0])
 
 
 def measure(
@@ -237,6 +258,7 @@ def run(
     samples: int = 512,
     validation: int = 5000,
     watch: Watch = Watch(),
+    store: StateStore | None = None,
 ) -> Outcome:
     """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`."""
     watch.stage("cut")
@@ -251,7 +273,7 @@ def run(
     save(student, folder / "student.qdq.onnx")
 
     watch.stage("train")
-    trained = distill(student, teacher, train_images, validation, loss, config, watch)
+    trained = distill(student, teacher, train_images, validation, loss, config, watch, store)
     save(trained.best.student, folder / "trained.qdq.onnx")
 
     watch.stage("export")

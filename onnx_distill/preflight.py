@@ -34,7 +34,7 @@ def preflight(student: onnx.ModelProto, images: np.ndarray, config: TrainConfig 
 
     Raises InputError for a gradient that is missing, not finite or wrong, and names parameter and operator.
     """
-    trained = artifacts.thawed(artifacts.trainable(student, config.learn_steps), config.freeze)
+    trained = artifacts.trainable(student, config.learn_steps, config.freeze)
     refuse(student, trained.all)
     parameters = trained.weights + trained.biases
     if not parameters:

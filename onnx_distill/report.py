@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from onnx_distill.compare import Layer
 from onnx_distill.pipeline import Row
+
+
+def layer_table(layers: list[Layer]) -> str:
+    """Aligned columns: noise in dB, bits, clipped and unused shares of each quantized value."""
+    heads = ["", "", "bits", "noise dB", "clipped %", "unused %"]
+    lines = [heads] + [
+        [
+            x.value,
+            x.kind,
+            str(x.bits),
+            "-" if x.noise_db is None else f"{x.noise_db:.1f}",
+            _percent(x.clipped),
+            _percent(x.unused),
+        ]
+        for x in layers
+    ]
+    return _aligned(lines)
 
 
 def table(rows: list[Row]) -> str:
     """Aligned columns: top-1, top-5, agreement with the first row, KL, size, latency with its ratio to the first row."""
-    lines = table_cells(rows)
+    return _aligned(table_cells(rows))
+
+
+def _aligned(lines: list[list[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths)))

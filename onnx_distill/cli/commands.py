@@ -1,0 +1,326 @@
+"""The commands: each reads its files, calls the pipeline once, and prints what came out."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+
+from onnx_distill import model as models
+from onnx_distill import pipeline
+from onnx_distill.cli.inputs import chosen, load, open_data
+from onnx_distill.cli.options import (
+    config_option,
+    data_options,
+    distill_options,
+    json_option,
+    logits_option,
+    model_argument,
+    model_options,
+    output_file,
+    output_folder,
+    quantize_options,
+    seed_option,
+    teacher_option,
+    threads_option,
+    train_options,
+)
+from onnx_distill.cli.progress import Bar
+from onnx_distill.compare import compare as compare_models
+from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
+from onnx_distill.cut import cut as cut_model
+from onnx_distill.data import batches
+from onnx_distill.errors import InputError
+from onnx_distill.inspect import inspect as inspect_model
+from onnx_distill.inspect import render
+from onnx_distill.report import layer_table, table
+from onnx_distill.run_folder import RunFolder, made_folder
+from onnx_distill.run_report import report_of, write_report
+
+
+@click.command()
+@model_argument("model")
+@logits_option
+@model_options
+@json_option
+def inspect(model, logits, as_json, input_shape, constants):
+    """Show what is in a model, where it would be cut, and what could not be trained.
+
+    Example: onnx-distill inspect models/mobilenetv2-fashion.onnx
+    """
+    loaded = load(model, input_shape, constants) if input_shape or constants else models.load(model)
+    found = inspect_model(loaded, logits)
+    click.echo(json.dumps(asdict(found), indent=1) if as_json else render(found))
+
+
+@click.command()
+@model_argument("teacher")
+@logits_option
+@model_options
+@output_file
+def cut(teacher, logits, output, input_shape, constants):
+    """Truncate a classifier at its logits.
+
+    Example: onnx-distill cut teacher.onnx -o logits.onnx --logits MobilenetV2/Predictions/Reshape
+    """
+    made = cut_model(load(teacher, input_shape, constants), logits)
+    models.save(made, output)
+    click.echo(f"{output}: cut at {made.graph.output[0].name}")
+
+
+@click.command()
+@model_argument("model")
+@logits_option
+@model_options
+@data_options
+@quantize_options
+@seed_option
+@threads_option
+@output_file
+@config_option
+def quantize(model, output, logits, samples, seed, threads, input_shape, constants, **options):
+    """Calibrate on images and insert Q/DQ: the PTQ baseline, and what train trains.
+
+    MODEL is a float model; it is cut at its logits if `cut` has not done so.
+
+    Example: onnx-distill quantize logits.onnx --data train.npz --weight-bits 4 -o student.qdq.onnx
+    """
+    config = chosen(QuantizeConfig, options)
+    loaded = cut_model(load(model, input_shape, constants), logits)
+    images = open_data(loaded, options, labelled=False)
+    made = pipeline.quantize_with_images(loaded, images, config, samples, seed, threads)
+    models.save(made, output)
+    click.echo(f"{output}: W{config.weight_bits}A{config.activation_bits}, calibrated on {min(samples, len(images))} images")
+
+
+@click.command()
+@model_argument("student")
+@teacher_option
+@model_options
+@data_options
+@distill_options
+@train_options
+@threads_option
+@output_folder
+@json_option
+@config_option
+@click.pass_context
+def train(ctx, student, teacher, output, validation, as_json, input_shape, constants, resume, log_every, **options):
+    """Distill: the teacher's logits train a QDQ student; the best is exported.
+
+    Writes trained.qdq.onnx, student.int8.onnx, config.yaml and log.jsonl. Ctrl-C stops and keeps the best so far; a run that
+    was killed goes on with --resume.
+
+    Example: onnx-distill train student.qdq.onnx --teacher teacher.onnx --data train.npz --flip -o run
+    """
+    loss, config = chosen(DistillConfig, options), chosen(TrainConfig, options)
+    original, qdq = load(teacher, input_shape, constants), models.load(student)
+    float_model = pipeline.logits_model(qdq, original)
+    images = open_data(float_model, options, classes=pipeline.classes_of(float_model), shape_of=qdq)
+    with made_folder(output) as path:
+        folder, watch = _run_folder(ctx, path, resume, log_every)
+        trained = pipeline.distill(qdq, original, images, validation, loss, config, watch, folder.store)
+        models.save(trained.best.student, path / "trained.qdq.onnx")
+        models.save(pipeline.deployable(trained.best.student, original), path / "student.int8.onnx")
+    _end(folder, trained)
+    before, best, speed = trained.scores[0][1], trained.best, trained.images_per_second
+    result = {"student": str(path / "student.int8.onnx"), "before": before, "best": best.score, "epoch": best.epoch}
+    text = f"{result['student']}: {100 * best.score:.2f} % on held-out images after {best.epoch:g} epochs, {100 * before:.2f} % before"
+    click.echo(json.dumps({**result, "images_per_second": speed}) if as_json else f"{text}; {speed:.0f} images/s")
+    _stop_code(ctx, trained)
+
+
+@click.command()
+@model_argument("student")
+@teacher_option
+@output_file
+def export(student, teacher, output):
+    """Turn a QDQ student into integers and put the teacher's tail back.
+
+    Example: onnx-distill export run/trained.qdq.onnx --teacher teacher.onnx -o student.int8.onnx
+    """
+    made = pipeline.deployable(models.load(student), models.load(teacher))
+    models.save(made, output)
+    click.echo(f"{output}: {made.ByteSize():,} bytes")
+
+
+@click.command("eval")
+@model_argument("model")
+@model_options
+@data_options
+@click.option("--teacher", type=click.Path(dir_okay=False), help="A model to agree with.")
+@click.option("--logits", help="Node or value of the logits, in both. Default: what feeds the final Softmax.")
+@click.option("--batch-sizes", default="1,64", show_default=True, help="For latency; empty: none.")
+@threads_option
+@json_option
+@config_option
+def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape, constants, **options):
+    """Measure a classifier: top-1, top-5, agreement with a teacher, KL, size, latency.
+
+    Example: onnx-distill eval student.int8.onnx --teacher teacher.onnx --data test.npz
+    """
+    loaded = {"teacher": load(teacher, input_shape, constants)} if teacher else {}
+    loaded["model"] = (
+        pipeline.like(loaded["teacher"], models.load(model)) if teacher else load(model, input_shape, constants)
+    )
+    images = open_data(next(iter(loaded.values())), options)
+    _print_rows(pipeline.measure(loaded, images, threads, _sizes(batch_sizes), logits), as_json)
+
+
+@click.command()
+@model_argument("teacher")
+@model_options
+@data_options
+@click.option(
+    "--test-data",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="Images for the final table; nothing is chosen by them.",
+)
+@click.option("--test-labels", type=click.Path(dir_okay=False), help="Their labels; default as for --labels.")
+@logits_option
+@quantize_options
+@distill_options
+@train_options
+@threads_option
+@output_folder
+@json_option
+@config_option
+@click.pass_context
+def run(
+    ctx,
+    teacher,
+    output,
+    test_data,
+    test_labels,
+    logits,
+    samples,
+    validation,
+    as_json,
+    input_shape,
+    constants,
+    resume,
+    log_every,
+    **options,
+):
+    """The whole way in one command: cut, quantize, train, export, and a table of what it gained.
+
+    Beside the models the folder gets report.html, config.yaml, log.jsonl and result.json. A run that was killed goes on with
+    --resume.
+
+    Example: onnx-distill run teacher.onnx --data train.npz --test-data test.npz --weight-bits 4 -o run
+    """
+    quantization, loss, config = (chosen(kind, options) for kind in (QuantizeConfig, DistillConfig, TrainConfig))
+    original = load(teacher, input_shape, constants)
+    float_model = cut_model(original, logits)
+    classes = pipeline.classes_of(float_model)
+    images = open_data(float_model, options, classes=classes)
+    test = open_data(float_model, {**options, "data": test_data, "labels": test_labels}, classes=classes)
+    with made_folder(output) as path:
+        folder, watch = _run_folder(ctx, path, resume, log_every)
+        outcome = pipeline.run(
+            original, images, test, path, quantization, loss, config, logits, samples, validation, watch, folder.store
+        )
+    _end(folder, outcome.trained)
+    _print_rows(outcome.rows, as_json)
+    trained = outcome.trained
+    click.echo(
+        f"{outcome.student}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s", err=True
+    )
+    _write_report(ctx, original, outcome, test, folder, config.threads)
+    _stop_code(ctx, trained)
+
+
+@click.command()
+@model_argument("student")
+@teacher_option
+@model_options
+@data_options
+@click.option(
+    "--samples", type=click.IntRange(1), default=256, show_default=True, help="Images to compare on, the first ones."
+)
+@threads_option
+@json_option
+@config_option
+def compare(student, teacher, samples, threads, as_json, input_shape, constants, **options):
+    """Where quantization hurts: noise, clipping and unused levels of each quantized value of a QDQ student.
+
+    Example: onnx-distill compare run/trained.qdq.onnx --teacher teacher.onnx --data test.npz
+    """
+    qdq = models.load(student)
+    float_model = pipeline.logits_model(qdq, load(teacher, input_shape, constants))
+    images = open_data(float_model, options, labelled=False, shape_of=qdq)
+    ready = pipeline.ready(float_model, images.read(np.arange(1)).shape[1:])
+    few = np.arange(min(samples, len(images)))
+    layers = compare_models(ready, qdq, (batch.images for batch in batches(images, 32, few)), threads)
+    click.echo(json.dumps([asdict(layer) for layer in layers], indent=1) if as_json else layer_table(layers))
+
+
+ALL = (inspect, cut, quantize, train, export, evaluate, run, compare)
+
+
+def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, pipeline.Watch]:
+    """The folder with its configuration written, and what watches a run: terminal and log."""
+    bar = Bar()
+    folder = RunFolder(path, resume, log_every, bar.watch.warning)
+    left_out = ("output", "resume", "as_json")
+    shown = {
+        name: _plain(value) for name, value in sorted(ctx.params.items()) if name not in left_out and value not in (None, ())
+    }
+    folder.write_config(ctx.info_name, shown)
+    return folder, bar.watch.also(folder.step, folder.evaluation)
+
+
+def _plain(value):
+    """Values as a settings file holds them and the option reads them back."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _end(folder: RunFolder, trained) -> None:
+    """Checkpoints go when there is nothing left to continue."""
+    if trained.interrupted:
+        click.echo(
+            f"interrupted; the best so far is kept, and --resume goes on from the last checkpoint in {folder.path}", err=True
+        )
+    else:
+        folder.finish()
+    if trained.stopped:
+        click.echo(f"stopped: {trained.stopped}", err=True)
+
+
+def _stop_code(ctx, trained) -> None:
+    """1 for a training that diverged: there is a student, and something to look at."""
+    if "finite" in trained.stopped:
+        ctx.exit(1)
+
+
+def _write_report(ctx, teacher, outcome, images, folder: RunFolder, threads: int) -> None:
+    config = {name: _plain(value) for name, value in ctx.params.items() if value not in (None, ())}
+    command = shlex.join(["onnx-distill", *sys.argv[1:]])
+    try:
+        report = report_of(teacher, outcome, images, folder.log(), config, command, threads)
+        click.echo(f"{write_report(report, folder.path)}", err=True)
+    except InputError as error:
+        click.echo(f"no report.html: {error}", err=True)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        sizes = (0,)
+    if any(size < 1 for size in sizes):
+        raise InputError(f"--batch-sizes is {text!r}; wanted whole numbers above 0 with commas between, such as 1,64.")
+    return sizes
+
+
+def _print_rows(rows: list[pipeline.Row], as_json: bool) -> None:
+    as_data = [{"name": row.name, **asdict(row.measured)} for row in rows]
+    click.echo(json.dumps(as_data, indent=1) if as_json else table(rows))

@@ -1,0 +1,52 @@
+"""From the values of options to models, images and configurations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+import numpy as np
+
+from onnx_distill import model as models
+from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, open_images
+from onnx_distill.normalize.prepare import image_shape, prepare
+from onnx_distill.settings import read_settings
+
+
+def chosen(kind, options: dict):
+    """The configuration dataclass `kind` from the options that have its fields' names."""
+    return kind(**{name: options[name] for name in kind.__dataclass_fields__ if name in options})
+
+
+def load(path: str, input_shape: tuple[int, ...] | None, constants: tuple[tuple[str, np.ndarray], ...]):
+    """The model in a file, with its size pinned and its further inputs given."""
+    return prepare(models.load(path), input_shape, dict(constants))
+
+
+def open_data(model, options: dict, labelled: bool = True, classes: int | None = None, shape_of=None) -> Images:
+    """The images that the options name, as the model wants them; image files in the size of `shape_of` (None: the model)."""
+    path, wants_files = Path(options["data"]), Path(options["data"]).is_dir() or ".tar" in Path(options["data"]).suffixes
+    shape = image_shape(shape_of if shape_of is not None else model) if wants_files else None
+    workers = options["workers"] if options["workers"] is not None else os.cpu_count() or 0
+    decoding = Decoding(workers, options["cache"], options["max_broken"], on_decoded=_tell_broken)
+    return open_images(path, options["labels"] if labelled else None, _preprocess(model, options), classes, shape, decoding)
+
+
+def _preprocess(model, options: dict) -> Preprocess:
+    """The model's own, then a preset, then a file, then single options: the later wins."""
+    preprocess = Preprocess.of(model)
+    if options["preset"]:
+        preprocess = preprocess.replace(**PRESETS[options["preset"]])
+    if options["preprocess"]:
+        preprocess = preprocess.replace(**read_settings(options["preprocess"], list(Preprocess.__dataclass_fields__)))
+    given = {name: options[name] or None for name in ("mean", "scale")}
+    names = ("layout", "label_offset", "order", "crop_fraction", "fit")
+    return preprocess.replace(**given, **{name: options[name] for name in names})
+
+
+def _tell_broken(decoded) -> None:
+    for name, reason in decoded.broken:
+        click.echo(f"skipped {name}: {reason}", err=True)
+    if decoded.broken:
+        click.echo(f"skipped {len(decoded.broken)} of {len(decoded.pixels)} images", err=True)

@@ -1,0 +1,150 @@
+"""Runs through the command line: repeated from their configuration, killed and continued, on folders of images."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import onnx_distill
+
+QUICK = "--batch-size 4 --validation 12 --epochs 2 --threads 1 --learn-steps all --shift 1"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A folder with teacher.onnx (8x8 grey, three classes), set/ (a folder per class), list.txt and test.npz."""
+    import onnx
+    from onnx import numpy_helper, parser
+
+    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+    tiny (float[n,1,8,8] image) => (float[n,3] probabilities) <int64[2] rows = {0, -1}> {
+        c = Conv<kernel_shape = [3,3]>(image, w1, b1)  a = Relu(c)  f = Reshape(a, rows)
+        logits = Gemm(f, w2, b2)  probabilities = Softmax(logits)
+    }""")
+    for name, shape in {"w1": (4, 1, 3, 3), "b1": (4,), "w2": (144, 3), "b2": (3,)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), name))
+    onnx.save(model, str(folder / "teacher.onnx"))
+    pixels, labels = rng.integers(0, 256, (60, 8, 8), np.uint8), np.repeat(np.arange(3), 20)
+    np.savez(folder / "test.npz", images=pixels, labels=labels)
+    lines = []
+    for number, (image, label) in enumerate(zip(pixels, labels)):
+        name = f"{'abc'[label]}/{number:02}.png"
+        (folder / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / "set" / name)
+        lines.append(f"{name} {label}")
+    (folder / "list.txt").write_text("\n".join(lines))
+    scale = "--mean 127.5 --scale 0.01"
+    assert onnx_distill(f"cut {folder}/teacher.onnx -o {folder}/logits.onnx").code == 0
+    line = f"quantize {folder}/logits.onnx --data {folder}/test.npz {scale} --weight-bits 3 --threads 1 -o {folder}/s.onnx"
+    assert onnx_distill(line).code == 0
+    return folder
+
+
+def train(files: Path, run: Path, more: str = "") -> str:
+    data = f"--data {files}/test.npz --mean 127.5 --scale 0.01"
+    return f"train {files}/s.onnx --teacher {files}/teacher.onnx {data} {QUICK} {more} -o {run}"
+
+
+@pytest.mark.parametrize(
+    "source", ["{0}/set --workers 0", "{0}/set --labels {0}/list.txt --workers 0"], ids=["folders", "list"]
+)
+def test_image_files_train_to_the_same_student_as_the_array_they_were_made_from(files, tmp_path, source):
+    assert onnx_distill(train(files, tmp_path / "array")).code == 0
+    line = train(files, tmp_path / "files").replace(f"{files}/test.npz", source.format(files))
+    result = onnx_distill(line)
+    assert result.code == 0, result.err
+    names = "array", "files"
+    one, two = ((tmp_path / name / "student.int8.onnx").read_bytes() for name in names)
+    assert one == two
+
+
+def test_broken_images_are_named_and_too_many_of_them_stop(files, tmp_path):
+    broken = tmp_path / "set"
+    for path in (files / "set").rglob("*.png"):
+        (broken / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (broken / path.parent.name / path.name).write_bytes(path.read_bytes() if path.name != "03.png" else b"")
+    line = train(files, tmp_path / "run").replace(f"{files}/test.npz", f"{broken} --workers 0")
+    assert "1 of 60 images cannot be read (a/03.png: the file is empty); allowed are 1.0%" in onnx_distill(line).err
+    result = onnx_distill(line + " --max-broken 0.1")
+    assert result.code == 0 and "skipped a/03.png: the file is empty" in result.err
+
+
+def test_configuration_of_a_run_repeats_it(files, tmp_path):
+    assert onnx_distill(train(files, tmp_path / "one", "--ema 0.9 --freeze b1")).code == 0
+    result = onnx_distill(f"train --config {tmp_path}/one/config.yaml -o {tmp_path}/two")
+    assert result.code == 0, result.err
+    one, two = (tmp_path / name for name in ("one", "two"))
+    assert (one / "student.int8.onnx").read_bytes() == (two / "student.int8.onnx").read_bytes()
+    assert (one / "config.yaml").read_text() == (two / "config.yaml").read_text()
+
+
+def test_command_line_wins_over_the_configuration(files, tmp_path):
+    (tmp_path / "c.yaml").write_text("epochs: 1\nseed: 3\n")
+    result = onnx_distill(train(files, tmp_path / "run", f"--config {tmp_path}/c.yaml --seed 4"))
+    saved = (tmp_path / "run" / "config.yaml").read_text()
+    assert result.code == 0 and "seed: 4" in saved and "epochs: 2" in saved  # QUICK says 2 on the command line
+
+
+def test_unknown_option_in_a_configuration_is_named(files, tmp_path):
+    (tmp_path / "c.yaml").write_text("epoch: 1\n")
+    result = onnx_distill(train(files, tmp_path / "run", f"--config {tmp_path}/c.yaml"))
+    assert result.code == 2 and "has 'epoch', no option of this command; closest: 'epochs'" in result.err
+
+
+def test_log_has_a_line_a_step_and_each_evaluation(files, tmp_path):
+    assert onnx_distill(train(files, tmp_path / "run", "--log-every 1")).code == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "step" in line] == list(range(1, 25))
+    assert [line["epoch"] for line in lines if "epoch" in line] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_run_killed_at_any_moment_is_continued_to_the_same_bytes(files, tmp_path, part):
+    """kill -9, wherever it hits: before the first checkpoint there is nothing to continue, and the run starts anew."""
+    more = "--save-every 3 --epochs 20 --log-every 1"
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert onnx_distill(train(files, whole, more)).code == 0
+    steps = len((whole / "log.jsonl").read_text().splitlines())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onnx_distill", *train(files, cut, more).split()], stderr=subprocess.DEVNULL
+    )
+    log = cut / "log.jsonl"
+    while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < part * steps):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if (cut / "checkpoints").is_dir() and os.listdir(cut / "checkpoints"):
+        refused = onnx_distill(train(files, cut, more))
+        assert refused.code == 2 and "continue it with --resume" in refused.err
+    result = onnx_distill(train(files, cut, more + " --resume"))
+    assert result.code == 0, result.err
+    for name in ("student.int8.onnx", "trained.qdq.onnx", "log.jsonl"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not (cut / "checkpoints").exists()
+
+
+def test_run_writes_a_report(files, tmp_path):
+    data = f"--data {files}/test.npz --test-data {files}/test.npz --mean 127.5 --scale 0.01 --weight-bits 3"
+    result = onnx_distill(f"run {files}/teacher.onnx {data} {QUICK} -o {tmp_path}/run")
+    assert result.code == 0 and result.err.endswith("report.html\n")
+    facts = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [row["name"] for row in facts["rows"]] == ["float", "PTQ", "distilled"]
+    assert facts["scores"][0][0] == 0 and facts["layers"] and sum(map(sum, facts["confusion"])) == 60
+    assert "<svg" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_compare_lists_each_quantized_value(files):
+    line = f"compare {files}/s.onnx --teacher {files}/teacher.onnx --data {files}/test.npz --mean 127.5 --scale 0.01 --json"
+    result = onnx_distill(line)
+    assert result.code == 0, result.err
+    layers = json.loads(result.out)
+    assert {layer["kind"] for layer in layers} == {"weight", "activation"} and all(layer["noise_db"] > 5 for layer in layers)
