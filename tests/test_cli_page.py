@@ -1,0 +1,27 @@
+"""docs/cli.md is what the help says; every command has an example in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import make_cli_page
+import pytest
+
+from onnx_distill.cli import main
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
+
+
+def words(text: str) -> str:
+    """Without what versions of click set differently: line breaks, indents and the word for a range or a type."""
+    return re.sub(r"\s+", " ", re.sub(r"\b(FILE|PATH|DIRECTORY|TEXT|INTEGER|FLOAT)\b( RANGE)?", "", text))
+
+
+def test_page_is_what_the_help_says():
+    assert words(PAGE.read_text()) == words(make_cli_page.page()), "run: make docs"
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_every_command_has_an_example(name):
+    assert f"Example: onnx-distill {name} " in (main.commands[name].help or "")
