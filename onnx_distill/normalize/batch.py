@@ -80,7 +80,7 @@ class _Attempt:
         self.graph, self.fixed, self.choice = graph, fixed, choice
         self.image = models.data_inputs(graph.model)[0].name
         self.before, self.after = Trace(graph, fixed), Trace(graph, fixed * TIMES)
-        self.original = models.without_weights(graph.finish())
+        self.original = models.without_weights(graph.with_nodes())
         self.changed = walk(graph, [self.before, self.after], self._visit)
 
     def problem(self) -> str:

@@ -8,6 +8,7 @@ result will be. Raises InputError where constants are of more than MOST_BYTES in
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import numpy as np
 import onnx
@@ -28,7 +29,11 @@ LISTS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float3
 def rewrite(graph: Graph) -> list[str]:
     folding = _Folding(graph)
     folding.sparse_initializers()
-    return [label(node) for node in graph.nodes if folding.fold(node)]
+    waiting, done = deque(graph.nodes), []
+    while waiting:  # a Constant that was folded, and its weights, are let go before the next
+        node = waiting.popleft()
+        done += [label(node)] if folding.fold(node) else []
+    return done
 
 
 class _Folding:
@@ -57,8 +62,7 @@ class _Folding:
     def _constant(self, node: onnx.NodeProto) -> bool:
         (form,) = node.attribute
         if form.name == "value":
-            self.graph.replace(node, [])
-            self.graph.add_tensor(form.t, node.output[0])
+            self.graph.settle(node, {node.output[0]: onnx.numpy_helper.to_array(form.t)})
         elif form.name == "sparse_value":
             self.graph.settle(node, {node.output[0]: self._dense(form.sparse_tensor, label(node))})
         else:

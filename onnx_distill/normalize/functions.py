@@ -23,7 +23,7 @@ def _inline_functions(graph: Graph) -> list[str]:
     calls = {(function.domain, function.name) for function in graph.model.functions}
     called = [label(node) for node in graph.nodes if (node.domain, node.op_type) in calls]
     if calls:
-        model = graph.finish()
+        model = graph.with_nodes()
         models.take_nodes(model, _inlined(models.without_weights(model)))
         del model.functions[:]
         graph.read_in(model)

@@ -20,19 +20,18 @@ class Graph:
     """
 
     def __init__(self, model: onnx.ModelProto):
+        # contents of large initializers, which have none in the model until `finish`
+        self._edited: dict[str, np.ndarray] = {}
         self.read_in(model)
 
     def read_in(self, model: onnx.ModelProto) -> None:
-        """Hold `model`, or look again at one whose nodes were changed by others since `finish`."""
+        """Hold `model`, or look again at the one held, whose nodes were changed by others since `finish` or `with_nodes`."""
         self.model = model
         self.opset = models.opset(model)
         self.outputs = {value.name for value in model.graph.output}
         self._order = [_copy(node) for node in model.graph.node]
         self._initializers = models.initializers(model)
         models.keep(model.graph.value_info, lambda value: value.name not in self._initializers)  # their shapes may change
-        self._edited: dict[
-            str, np.ndarray
-        ] = {}  # contents of large initializers, which have none in the model until `finish`
         self._names = {name for node in self._order for name in (node.name, *node.input, *node.output)}
         self._names |= {value.name for value in model.graph.input} | set(self._initializers)
         self._readers: dict[str, list[onnx.NodeProto]] = {}
@@ -117,7 +116,7 @@ class Graph:
 
     def _type_of(self, value: str) -> onnx.ValueInfoProto | None:
         if self._types is None or (value not in self._types and self._types_are_old):
-            self._types, self._types_are_old = value_types(self._with_nodes()), False
+            self._types, self._types_are_old = value_types(self.with_nodes()), False
         return self._types.get(value)
 
     def fresh(self, base: str) -> str:
@@ -255,9 +254,10 @@ class Graph:
         while self._edited:
             name, array = self._edited.popitem()
             self._initializers[name].raw_data = array.tobytes()
-        return self._with_nodes()
+        return self.with_nodes()
 
-    def _with_nodes(self) -> onnx.ModelProto:
+    def with_nodes(self) -> onnx.ModelProto:
+        """The model with the nodes as they stand; large constants that were edited have no contents in it yet."""
         del self.model.graph.node[:]
         self.model.graph.node.extend(self._order)
         return self.model

@@ -115,7 +115,8 @@ def _scaled(layer: Linear, axis: int, scale: np.ndarray, graph: Graph) -> np.nda
     sizes = [layer.shape[0], 1, 1, 1]
     sizes[axis] = layer.shape[axis]
     weight = np.asarray(graph.constant(layer.node.input[1]))
-    return (weight.reshape(layer.shape) * scale.astype(np.float32).reshape(sizes)).reshape(weight.shape)
+    with np.errstate(over="ignore"):  # _with looks at the result
+        return (weight.reshape(layer.shape) * scale.astype(np.float32).reshape(sizes)).reshape(weight.shape)
 
 
 def _with(layer: Linear, weight: np.ndarray | None, bias: np.ndarray, graph: Graph) -> Folded:

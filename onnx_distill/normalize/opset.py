@@ -28,7 +28,7 @@ FAILURES = (RuntimeError, IndexError, version_converter.ConvertError)  # IndexEr
 def rewrite(graph: Graph) -> list[str]:
     before = graph.opset
     if not OLDEST <= before <= NEWEST:
-        graph.read_in(into_range(graph.finish()))
+        graph.read_in(into_range(graph.with_nodes()))
     return [f"opset {before} to {graph.opset}"] if graph.opset != before else []
 
 
