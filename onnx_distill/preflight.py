@@ -22,7 +22,7 @@ from onnx_distill.gradient_check import GradientCheck
 from onnx_distill.logits import label
 from onnx_distill.step import Step
 from onnx_distill.trainability import refuse
-from onnx_distill.unrounded import unrounded
+from onnx_distill.unrounded import settled
 
 IMAGES = 16  # enough that kinks cancel out; each costs forward passes
 SAME = 1e-3  # of the largest logit, between the two runtimes' forward passes
@@ -39,7 +39,8 @@ def preflight(student: onnx.ModelProto, images: np.ndarray, config: TrainConfig 
     parameters = trained.weights + trained.biases
     if not parameters:
         return []
-    return check_gradients(unrounded(student), parameters, images[:IMAGES], config.threads, student)
+    images = images[:IMAGES]
+    return check_gradients(settled(student, images, config.threads), parameters, images, config.threads, student)
 
 
 def check_gradients(

@@ -19,7 +19,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.gradient_check import RIGHT, GradientCheck
 from onnx_distill.preflight import check_gradients, preflight
 from onnx_distill.qdq import is_quantized
-from onnx_distill.unrounded import unrounded
+from onnx_distill.unrounded import settled, unrounded
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -168,3 +168,28 @@ def test_unrounded_student_computes_what_the_float_model_does():
 
 def test_float_model_without_quantizers_is_its_own_unrounded_form():
     assert unrounded(classifier()) == classifier()
+
+
+def hard_swishes(count: int) -> str:
+    """So many times x * Clip(x + 3, 0, 6) / 6 in a row, and a convolution after each, from r to c."""
+    lines, x = [], "r"
+    for i in range(count):
+        y = "c" if i == count - 1 else f"s{i}"
+        lines.append(f"h{i} = Add({x}, three) g{i} = Clip(h{i}, zero, six) m{i} = Mul({x}, g{i}) v{i} = Mul(m{i}, sixth)")
+        lines.append(f"{y} = Conv(v{i}, point)")
+        x = y
+    return " ".join(lines)
+
+
+def test_a_network_that_runs_away_without_the_upper_ends_keeps_them():
+    doubled = 2 * np.eye(4, dtype=np.float32)[:, :, None, None]
+    model = classifier(hard_swishes(12), three=np.float32(3), sixth=np.float32(1 / 6), point=doubled)
+    student, wanted = student_of(model), simulated(model, images(4))[0]
+    free, kept = (simulated(m, images(4))[0] for m in (unrounded(student), settled(student, images(4), 1)))
+    assert not np.abs(free).max() < 1e6 * np.abs(wanted).max()
+    np.testing.assert_allclose(kept, wanted, atol=0.1 * np.abs(wanted).max())
+
+
+def test_any_other_student_is_settled_without_them():
+    student = student_of(classifier())
+    assert settled(student, images(4), 1) == unrounded(student)

@@ -161,7 +161,7 @@ def slope_error(step: Step, given, signs: np.ndarray) -> float:
     norms = {name: float(np.linalg.norm(gradient)) for name, gradient in step.gradients.items()}
     assert min(norms.values()) > 0, f"no gradient reaches {min(norms, key=lambda name: norms[name])}"
     direction = {name: step.gradients[name] * np.float32(sign / norms[name]) for name, sign in zip(kept, signs)}
-    ends, size = [], np.float32(5e-4)
+    ends, size = [], np.float32(1e-4)
     for side in (size, -size):
         for name, values in step.parameters.items():
             values[...] = kept[name] + side * direction[name]
@@ -179,7 +179,7 @@ def test_gradients_of_the_float_network_agree_with_central_differences(name):
     logits = runtime.run(runtime.open_session(float_model(name), 1), images)[0]
     teacher = logits + rng.normal(0, 2, logits.shape).astype(np.float32)
     signs = [np.ones(len(made.parameters.all)), *rng.choice([-1.0, 1.0], (2, len(made.parameters.all)))]
-    # kinks and curvature within a step of 5e-4 of each parameter, and float32 rounding of the loss
+    # kinks and curvature within a step of 1e-4 of each parameter, and float32 rounding of the loss
     assert max(slope_error(step, (images, teacher, None), sign) for sign in signs) < 0.005
 
 
