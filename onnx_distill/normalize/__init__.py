@@ -14,6 +14,7 @@ from onnx_distill.normalize import (
     auto_pad,
     batch,
     batch_norm,
+    clip,
     constants,
     conv1d,
     conv_transpose,
@@ -23,23 +24,42 @@ from onnx_distill.normalize import (
     functions,
     gemm,
     global_pool,
+    group_norm,
+    hard_swish,
     identity,
     inputs,
+    later,
+    layer_norm,
+    leaky_relu,
     matmul_vector,
     max_pool,
     opset,
     pad,
+    prelu,
     shapes,
     slice,
+    softplus,
     split,
     squeeze,
+    sums,
     transpose,
     where,
 )
 from onnx_distill.normalize.graph import Graph
 
 # Whole-graph passes, once, in this order: each has rewrite(graph) -> labels of the nodes it changed.
-PREPARATIONS: tuple[ModuleType, ...] = (inputs, constants, functions, opset, constants, float16, batch, shapes)
+PREPARATIONS: tuple[ModuleType, ...] = (
+    inputs,
+    constants,
+    functions,
+    opset,
+    constants,
+    float16,
+    batch,
+    shapes,
+    later,
+    constants,
+)
 FINISHING: tuple[ModuleType, ...] = (shapes,)  # once more at the end: rewrites write shapes down
 # One node at a time, over the graph again and again until none fires: each has OPS, the operators that it looks at, and
 # rewrite(node, graph) -> the nodes that take its place, or None where it must not fire.
@@ -61,6 +81,14 @@ REWRITES: tuple[ModuleType, ...] = (
     transpose,
     squeeze,
     conv1d,
+    clip,
+    sums,
+    softplus,
+    leaky_relu,
+    prelu,
+    hard_swish,
+    layer_norm,
+    group_norm,
     affine,  # last: what has a constant in it is recognised as something better before
     gemm,
 )

@@ -11,7 +11,7 @@ import onnx
 from equal import outputs, same_outputs
 from onnx import helper, numpy_helper
 
-from onnx_distill import _ort, artifacts, fake_quant, loss
+from onnx_distill import _ort, artifacts, fake_quant, gradients, loss
 from onnx_distill.config import DistillConfig
 from onnx_distill.normalize import normalize
 from onnx_distill.step import Step
@@ -84,7 +84,8 @@ def _artifacts(model: onnx.ModelProto, folder: Path) -> artifacts.Artifacts:
     config, parameters = DistillConfig(1, 1.0), artifacts.trainable(model, "none")
     prepared = fake_quant.fake_quantized(model, ())
     add_loss = functools.partial(loss.add_loss, classes=3, config=config)
-    _ort.generate_artifacts(prepared.model, parameters.all, add_loss, folder, ["logits"])
+    trained = gradients.differentiable(prepared.model, parameters.all)
+    _ort.generate_artifacts(trained, parameters.all, add_loss, folder, ["logits"])
     return artifacts.Artifacts(folder, prepared, parameters, config)
 
 
