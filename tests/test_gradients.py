@@ -6,12 +6,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from slopes import gradients as gradients_of
 from slopes import worst_slope_error
 
 from onnx_distill import gradients, runtime
 from onnx_distill.errors import InputError
+from onnx_distill.fake_quant import fake_quantized
 from onnx_distill.gradients import RULES, differentiable
 from onnx_distill.gradients_pool import POOL_RULES
+from onnx_distill.model import initializers
 
 RIGHT = 2e-6  # float32 gradients, differences in float64: 5e-7 is the worst that was seen
 IMAGES = "float[2, 3, 4, 4]"
@@ -159,3 +162,37 @@ def test_a_gradient_that_needs_an_unknown_shape_is_an_error():
     model.graph.input.append(onnx.helper.make_tensor_value_info("given", onnx.TensorProto.INT64, ["rank"]))
     with pytest.raises(InputError, match="no shape is known for 'r', and its gradient needs one"):
         differentiable(model, ["p"])
+
+
+# ---- between quantizers
+
+QUANTIZED = """q = QuantizeLinear(v, step, middle) d = DequantizeLinear(q, step, middle) {body}
+    r = QuantizeLinear(e, step, middle) y = DequantizeLinear(r, step, middle)"""
+VALUES.update(step=np.float32(0.05), middle=np.uint8(128), tokens=np.int64([0, 3, 16]))  # -6.4 to 6.35: nothing is clipped
+BETWEEN = {
+    "Elu": ("e = Elu(d)", 17),
+    "Mish": ("e = Mish(d)", 18),
+    "Gelu": ("e = Gelu(d)", 20),
+    "Gelu, tanh": ('e = Gelu<approximate = "tanh">(d)', 20),
+    "HardSwish": ("e = HardSwish(d)", 17),
+    "PRelu": ("e = PRelu(d, per_channel)", 17),
+    "LRN": ("e = LRN<size = 3, alpha = 0.5>(d)", 17),
+    "InstanceNormalization": ("e = InstanceNormalization(d, channels, c2)", 17),
+    "LayerNormalization": ("e = LayerNormalization(d, row, row2)", 17),
+    "attention": ("h = Reshape(d, tokens) t = Transpose<perm = [0, 2, 1]>(h) m = MatMul(t, h) s = Softmax(m) e = MatMul(h, s)", 17),
+    "Where": ("c = Greater(x, zero) e = Where(c, per_channel, d)", 17),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body, opset", BETWEEN.values(), ids=BETWEEN)
+def test_between_quantizers_the_gradient_is_that_at_the_quantized_values(body, opset):
+    """The loss is linear in y, so the quantizer of the output passes R straight, and that of the input what comes back."""
+    model, plain = net(QUANTIZED.format(body=body), opset), net(f"d = Identity(v) {body} y = Identity(e)", opset)
+    p = initializers(plain)["p"]
+    rounded = np.round(numpy_helper.to_array(p) / np.float32(0.05)) * np.float32(0.05)
+    p.CopyFrom(numpy_helper.from_array(rounded, "p"))
+    x, r = np.zeros((2, 3, 4, 4), np.float32), np.random.default_rng(4).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    r = r.reshape(2, 3, 16) if "tokens" in body else r
+    student = fake_quantized(model, ()).model
+    found, wanted = gradients_of(student, ["p"], x, r)["p"], gradients_of(plain, ["p"], x, r)["p"]
+    assert np.abs(found - wanted).max() < RIGHT * np.abs(wanted).max() and wanted.any()
