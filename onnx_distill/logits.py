@@ -8,6 +8,7 @@ import onnx
 
 from onnx_distill.errors import InputError, first_line
 from onnx_distill.model import closest, consumers, initializers, producers, without_weights
+from onnx_distill.rows import rows_of
 
 SOFTMAX = ("Softmax", "LogSoftmax")
 # What exporters put after the Softmax: operators that rename, move, round off or pick from its scores (their first input).
@@ -51,7 +52,7 @@ def _named(model: onnx.ModelProto, name: str) -> Logits:
             f"--logits {made_by[value].input[0]}"
         )
     softmax = [label(node) for node in consumers(model).get(value, []) if node.op_type in SOFTMAX]
-    return Logits(value, "named by the user", softmax[0] if softmax else None)
+    return Logits(rows_of(value, made_by), "named by the user", softmax[0] if softmax else None)
 
 
 def _no_such_name(model: onnx.ModelProto, name: str, known: list[str]) -> str:
@@ -80,7 +81,7 @@ def _before_softmax(model: onnx.ModelProto) -> Logits:
         listed = ", ".join(f"{value!r} (output {output!r})" for value, (_, output) in reversed(list(found.items())))
         raise InputError(f"{len(found)} values feed a final Softmax: {listed}; wanted one. Choose with --logits NAME.")
     value, (node, output) = next(iter(found.items()))
-    return Logits(value, f"feeds {node.op_type} {label(node)!r}, the last before output {output!r}", label(node))
+    return Logits(rows_of(value, made_by), f"feeds {node.op_type} {label(node)!r}, the last before output {output!r}", label(node))
 
 
 def _origin(made_by: dict[str, onnx.NodeProto], value: str) -> onnx.NodeProto | None:

@@ -30,6 +30,7 @@ from onnx_distill.cut import cut
 from onnx_distill.data import ArrayImages, Preprocess
 from onnx_distill.inspect import inspect
 from onnx_distill.normalize import normalize_in_place
+from onnx_distill.normalize.prepare import prepare
 from onnx_distill.optimizer import Optimizer
 from onnx_distill.pipeline import quantize_with_images
 from onnx_distill.step import Step
@@ -67,8 +68,9 @@ def _kinds(model: onnx.ModelProto, filled) -> dict[str, str]:
         if node.op_type in ("Unsqueeze", "Reshape") and node.input[0] in source:
             source[node.output[0]] = source[node.input[0]]
         names = [source.get(name) for name in node.input]
-        gain = "branch" if node.output[0] in summed else "gain"
-        kinds.update({names[i]: gain for i in GAINS.get(node.op_type, ()) if names[i]})
+        kinds.update({names[i]: "gain" for i in GAINS.get(node.op_type, ()) if names[i]})
+        if node.op_type == "BatchNormalization" and node.output[0] in summed:
+            kinds[names[1]] = "branch"
         if node.op_type in WEIGHTED:
             last = names[1]
             kinds[last] = "weight"
@@ -90,9 +92,9 @@ def train(name: str, as_shipped: bool, threads: int) -> dict:
     model = onnx.load(str(LIGHT / f"light_{name}.onnx"))
     model = model if as_shipped else with_weights(model)
     found = inspect(model)
-    model, rewrites = normalize_in_place(model)
+    model, rewrites = normalize_in_place(prepare(model))
     normalized = time.perf_counter() - started
-    teacher = cut(model)
+    teacher = cut(model, None if found.logits else model.graph.output[0].name)
     del model
     pixels = np.random.default_rng(1).standard_normal((BATCH, 3, 224, 224), dtype=np.float32)
     labels = np.random.default_rng(2).integers(0, 1000, BATCH)

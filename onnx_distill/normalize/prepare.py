@@ -17,6 +17,7 @@ from onnx import TensorProto, numpy_helper
 from onnx_distill import model as models
 from onnx_distill.check import check_tensor
 from onnx_distill.errors import InputError
+from onnx_distill.rows import add_rows
 
 MARK = "onnx_distill.constant."  # metadata of a model that was given a constant for an input, and the input's name
 OLDEST_IR = 4  # from it on initializers need not be listed as inputs
@@ -40,6 +41,7 @@ def prepare(
     models.keep(made.graph.input, lambda value: value.name not in held)
     made.ir_version = max(made.ir_version, OLDEST_IR)
     _free_negative(made)
+    add_rows(made)
     if input_shape is not None:
         _pin(_image(made), input_shape)
     return made
