@@ -179,7 +179,7 @@ def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape,
 @click.option(
     "--test-data",
     required=True,
-    type=click.Path(dir_okay=False),
+    type=click.Path(),
     help="Images for the final table; nothing is chosen by them.",
 )
 @click.option("--test-labels", type=click.Path(dir_okay=False), help="Their labels; default as for --labels.")
