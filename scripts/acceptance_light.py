@@ -92,8 +92,9 @@ def train(name: str, as_shipped: bool, threads: int) -> dict:
     model = onnx.load(str(LIGHT / f"light_{name}.onnx"))
     model = model if as_shipped else with_weights(model)
     found = inspect(model)
+    began = time.perf_counter()
     model, rewrites = normalize_in_place(prepare(model))
-    normalized = time.perf_counter() - started
+    normalized = time.perf_counter() - began
     teacher = cut(model, None if found.logits else model.graph.output[0].name)
     del model
     pixels = np.random.default_rng(1).standard_normal((BATCH, 3, 224, 224), dtype=np.float32)
