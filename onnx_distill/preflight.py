@@ -25,12 +25,13 @@ from onnx_distill.trainability import refuse
 from onnx_distill.unrounded import settled
 
 IMAGES = 16  # enough that kinks cancel out; each costs forward passes
+PIXELS = 2**18  # of all images together (16 of 3x64x64, 2 of 3x224x224), so that large ones cost no more
 SAME = 1e-3  # of the largest logit, between the two runtimes' forward passes
 SKIP = "--no-preflight trains all the same."
 
 
 def preflight(student: onnx.ModelProto, images: np.ndarray, config: TrainConfig = TrainConfig()) -> list[str]:
-    """Names of the weights and biases that nothing moves on these images; float32 images [n, ...], at most IMAGES are used.
+    """Names of the weights and biases that nothing moves on these images; float32 images [n, ...], at most IMAGES are used, fewer large ones.
 
     Raises InputError for a gradient that is missing, not finite or wrong, and names parameter and operator.
     """
@@ -39,7 +40,7 @@ def preflight(student: onnx.ModelProto, images: np.ndarray, config: TrainConfig 
     parameters = trained.weights + trained.biases
     if not parameters:
         return []
-    images = images[:IMAGES]
+    images = images[: max(2, min(IMAGES, PIXELS // max(1, images[0].size)))]
     return check_gradients(settled(student, images, config.threads), parameters, images, config.threads, student)
 
 
