@@ -183,6 +183,29 @@ def test_gradients_of_the_float_network_agree_with_central_differences(name):
     assert max(slope_error(step, (images, teacher, None), sign) for sign in signs) < 0.005
 
 
+class Faulty:
+    """A step whose gradient of one parameter is wrong by a factor."""
+
+    def __init__(self, step: Step, name: str, factor: float):
+        self.step, self.parameters, self.name, self.factor = step, step.parameters, name, factor
+
+    def run(self, *given):
+        return self.step.run(*given)
+
+    @property
+    def gradients(self):
+        return {**self.step.gradients, self.name: self.step.gradients[self.name] * np.float32(self.factor)}
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2-12-preserve", "vit-18-dynamo"])
+def test_the_slopes_notice_each_weight_with_a_wrong_gradient(name):
+    made, step = make_step(float_model(name), "none")
+    given = (random_images(name, 16), np.zeros((16, 7), np.float32), None)
+    signs = np.ones(len(made.parameters.all))
+    assert slope_error(step, given, signs) < 0.005
+    assert min(slope_error(Faulty(step, wrong, -1), given, signs) for wrong in made.parameters.weights) > 0.005
+
+
 @each_of_the_zoo
 def test_preflight_finds_every_gradient_right_and_none_missing(name):
     assert preflight(student(name), random_images(name, 16), replace(RECIPE, threads=1)) == []
