@@ -38,11 +38,11 @@ $(OUT)/student.qdq.onnx: $(OUT)/logits.onnx data
 quantize: $(OUT)/student.qdq.onnx
 
 train: $(OUT)/student.qdq.onnx
-	$(BIN)/onnx-distill train $< --teacher $(TEACHER) --data $(TRAIN) $(RECIPE) --threads $(THREADS) -o $(OUT)
+	$(BIN)/onnx-distill train $< --teacher $(TEACHER) --data $(TRAIN) $(RECIPE) --threads $(THREADS) --resume -o $(OUT)
 
 # The main job on the real teacher: 4-bit weights and activations, one epoch.
 demo: install data
-	$(BIN)/onnx-distill run $(TEACHER) --data $(TRAIN) --test-data $(TEST) $(BITS) $(RECIPE) --threads $(THREADS) -o $(OUT)/demo
+	$(BIN)/onnx-distill run $(TEACHER) --data $(TRAIN) --test-data $(TEST) $(BITS) $(RECIPE) --threads $(THREADS) --resume -o $(OUT)/demo
 
 test: install data
 	$(BIN)/python -m pytest

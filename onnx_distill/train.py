@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tempfile
 import time
@@ -77,6 +78,7 @@ class _Record:
     seconds: float = 0.0
     loss: float | None = None
     misses: int = 0
+    recipe: str = ""  # of the student, the images and every choice that a result depends on
     rate: float = 1.0  # share of the learning rate that is left after rewinds
     rewinds: int = 0
 
@@ -115,12 +117,14 @@ def train(
     steps = max(1, round(config.epochs * steps_per_epoch))
     every = config.evaluate_every or steps_per_epoch
 
+    recipe = _recipe(student, teacher, images, distill, config)
     found = store.newest() if store is not None else None
     if found is None:
         first = Checkpoint(student, evaluate(student), 0.0)
         on_evaluation(first)
-        record = _Record(_copied(step.parameters), first.score, 0.0, [(0.0, first.score)])
+        record = _Record(_copied(step.parameters), first.score, 0.0, [(0.0, first.score)], recipe=recipe)
     else:
+        _check_recipe(found, recipe)
         record = _restored(found, optimizer, average)
     good = _state(record, optimizer, average)
     interrupted, stopped, began = False, "", time.monotonic()
@@ -169,6 +173,24 @@ def train(
     best = Checkpoint(_best_student(student, record), record.best_score, record.best_epoch)
     trained_images = record.done * config.accumulate * batch_size
     return Trained(best, tuple(record.scores), trained_images, record.seconds, interrupted, stopped)
+
+
+def _recipe(student, teacher, images: Images, distill: DistillConfig, config: TrainConfig) -> str:
+    """A fingerprint of what a result depends on, limits of time and patience aside."""
+    limits = dict(max_minutes=0.0, patience=0, save_every=0, preflight=True)
+    choices = repr((len(images), distill, replace(config, **limits)))
+    digest = hashlib.sha256(choices.encode())
+    for model in (student, teacher):
+        digest.update(model.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def _check_recipe(state: State, recipe: str) -> None:
+    if state.facts.get("recipe") != recipe:
+        raise InputError(
+            f"the checkpoint at step {state.step} is of another student or recipe; wanted the same command as before. "
+            "Repeat it, or choose another folder."
+        )
 
 
 def _evaluated(student: onnx.ModelProto, evaluate: Callable[[onnx.ModelProto], float], epoch: float) -> Checkpoint:

@@ -306,8 +306,8 @@ def test_finished_run_is_not_trained_again(tiny_train, tmp_path):
 
 def test_checkpoint_of_another_recipe_is_refused(tiny_train, tmp_path):
     tiny_train(TrainConfig(batch_size=16, threads=1), store=StateStore(tmp_path))
-    with pytest.raises(InputError, match="of another student or recipe .*choose another folder"):
-        tiny_train(TrainConfig(batch_size=16, threads=1, optimizer="sgd"), store=StateStore(tmp_path))
+    with pytest.raises(InputError, match="of another student or recipe; .*choose another folder"):
+        tiny_train(TrainConfig(batch_size=16, threads=1, learning_rate=2e-3), store=StateStore(tmp_path))
 
 
 # ---- what users expect of a training
