@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from onnx_distill import numerics, qdq
 from onnx_distill.model import array, fresh_name, initializers, names
-from onnx_distill.placement import PLACEMENT, WEIGHTED, weight_axis
+from onnx_distill.placement_table import PLACEMENT, WEIGHTED, weight_axis
 from onnx_distill.qdq import Quantizer
 
 

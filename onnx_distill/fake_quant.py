@@ -26,7 +26,7 @@ from onnx_distill import _ort, numerics, qdq
 from onnx_distill.bias import biased_sides
 from onnx_distill.errors import InputError
 from onnx_distill.model import array, fresh_name, initializers, names, opset, producers, prune
-from onnx_distill.placement import PASSING, PLACEMENT
+from onnx_distill.placement_table import PASSING, role_of
 from onnx_distill.qdq import Quantizer
 
 DOMAIN = "onnx_distill"
@@ -57,7 +57,8 @@ def fake_quantized(student: onnx.ModelProto, learned: Collection[str], frozen: C
     found = [_with_zero_point(made, q) for q in qdq.find(made)]
     for q in found:
         _check_trainable(q, initializers(made))
-    repeated = {q.result for q in found if _repeats(q, found, producers(made))}
+    constants, made_by = initializers(made), producers(made)
+    repeated = {q.result for q in found if _repeats(q, found, made_by, constants)}
     nodes = {q.result: _repeat_node(q) if q.result in repeated else _node(made, q, q.scale in learned) for q in found}
     bias_nodes = _bias_nodes(made, {q.result: q for q in found}, frozen)
     for position, node in enumerate(made.graph.node):
@@ -66,12 +67,12 @@ def fake_quantized(student: onnx.ModelProto, learned: Collection[str], frozen: C
     for node in reversed(bias_nodes):
         made.graph.node.insert(0, node)
     kept = {q.result: q for q in found if q.result not in repeated}
-    constants = _quantizer_constants(made, kept.values())
+    settings = _quantizer_constants(made, kept.values())
     prune(made)
     made.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     used = {node.op_type for node in made.graph.node if node.domain == DOMAIN}
     made.functions.extend(_function(name, opset(made)) for name in sorted(used))
-    return FakeQuantModel(made, kept, constants)
+    return FakeQuantModel(made, kept, settings)
 
 
 def _with_zero_point(model: onnx.ModelProto, q: Quantizer) -> Quantizer:
@@ -106,10 +107,10 @@ def _quantizer_constants(model: onnx.ModelProto, quantizers: Iterable[Quantizer]
     return tuple(constants[name] for name in sorted(wanted))
 
 
-def _repeats(q: Quantizer, found: list[Quantizer], made_by: dict) -> bool:
+def _repeats(q: Quantizer, found: list[Quantizer], made_by: dict, constants: dict) -> bool:
     """True for the second of two quantizers of one scale with only layout operators between: it changes nothing."""
     node = made_by.get(q.source)
-    while node is not None and PLACEMENT.get(node.op_type) == PASSING:
+    while node is not None and role_of(node, constants) == PASSING:
         earlier = next((e for e in found if e.result == node.input[0]), None)
         if earlier is not None:
             return (earlier.scale, earlier.zero_point, earlier.integers) == (q.scale, q.zero_point, q.integers)

@@ -20,6 +20,7 @@ from onnx_distill.data import Images, batches, split
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation, evaluate, latency, predict, top_k, with_output
 from onnx_distill.export import export
+from onnx_distill.integer_form import integer_form
 from onnx_distill.logits import MARK, find_logits
 from onnx_distill.model import data_inputs, image_input, replacing, save, shape_of
 from onnx_distill.normalize import normalize_in_place
@@ -76,6 +77,7 @@ def quantize_with_images(
     The model is normalized first; height and width that it leaves free are pinned to the images' own.
     """
     prepared = with_quantizable_opset(with_node_names(ready(model, _shape(images))))
+    prepared = integer_form(prepared, config.exclude)
     sites = plan(prepared, config)
     order = np.random.default_rng(seed).permutation(len(images))[:samples]
     found = calibrate(

@@ -12,6 +12,7 @@ from onnx import numpy_helper, parser
 from onnx_distill import runtime
 from onnx_distill.calibrate import calibrate, choose_range
 from onnx_distill.config import QuantizeConfig
+from onnx_distill.integer_form import integer_form
 from onnx_distill.placement import plan, with_node_names
 from onnx_distill.quantize import quantize, with_quantizable_opset
 
@@ -22,12 +23,14 @@ CONV = "a = Conv<pads = [1, 1, 1, 1]>(x, w, b) "
 SHAPES = {  # of the weights that a graph may name
     "w": (4, 3, 3, 3), "b": (4,), "w2": (4, 4, 3, 3), "b2": (4,), "w3": (4, 4, 3, 3), "b3": (4,), "point": (4, 4, 1, 1),
     "depthwise": (4, 1, 3, 3), "gain": (1, 4, 1, 1), "left": (8, 8), "f": (256, 5), "ft": (5, 256), "fb": (5,), "fb_row": (1, 5),
-    "short": (4, 5), "vector": (256,), "batched": (1, 8, 8),
+    "short": (4, 5), "vector": (256,), "batched": (1, 8, 8), "right": (8, 8), "one_channel": (4, 1, 3, 3), "square": (5, 5),
 }  # fmt: skip
 VALUES = {
     "zero": np.float32(0), "half": np.float32(0.5), "six": np.float32(6), "minus": np.float32(-0.5), "quarter": np.float32(0.25),
     "axis": np.int64([2]), "spatial": np.int64([2, 3]), "rows": np.int64([-1, 4, 4, 16]), "flat": np.int64([0, -1]),
-    "first": np.int64(0), "front": np.int64([0]), "rest": np.int64([-1]),
+    "first": np.int64(0), "front": np.int64([0]), "rest": np.int64([-1]), "four": np.int64([4]), "halves": np.int64([4, 4]),
+    "ones": np.int64([1, 1, 1, 1]), "doubled": np.float32([1, 1, 2, 2]), "picked": np.int64([1, 3, 4, 6]),
+    "pairs": np.int64([0, 2, 2, 8, 8]), "whole": np.int64([0, 4, 8, 8]), "eights": np.linspace(0.5, 1.2, 8, dtype=np.float32), "by_ones": np.eye(256, dtype=np.float32),
 }  # fmt: skip
 
 
@@ -59,7 +62,7 @@ def random_images(model: onnx.ModelProto, count: int = 16, seed: int = 1) -> np.
 def student_of(model: onnx.ModelProto, **choices) -> onnx.ModelProto:
     """The QDQ form, calibrated by the smallest and largest values on random images."""
     config = QuantizeConfig(**choices)
-    prepared = with_quantizable_opset(model)
+    prepared = integer_form(with_quantizable_opset(model), config.exclude)
     sites = plan(prepared, config)
     found = calibrate(prepared, [site.value for site in sites.activations], [random_images(model)], threads=1)
     ranges = {s.value: choose_range(found[s.value], "minmax", s.integers, config.symmetric) for s in sites.activations}

@@ -1,4 +1,5 @@
-"""A Softmax inside the network, as in attention: stock runtimes run it in integers, and cut off where QuantizeLinear rounds."""
+"""A Softmax whose input has a quantizer because another integer operator reads it too: stock runtimes run it in integers, and
+cut off where QuantizeLinear rounds. In plain attention it stays float (placement_graph.py)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from onnx_distill.model import array, initializers
 
 ATTENTION = """
     a = Reshape(x, tokens) q = MatMul(a, wq) k = MatMul(a, wk) kt = Transpose<perm = [0, 2, 1]>(k) s = MatMul(q, kt)
-    p = Softmax<axis = -1>(s) o = MatMul(p, a) f = Flatten(o) y = MatMul(f, head)"""
+    p = Softmax<axis = -1>(s) u = MatMul(s, a) v = MatMul(p, a) o = Add(u, v) f = Flatten(o) y = MatMul(f, head)"""
 WEIGHTS = {name: np.random.default_rng(i).normal(0, 0.3, (8, 8)).astype(np.float32) for i, name in enumerate(("wq", "wk"))}
 WEIGHTS["head"] = np.random.default_rng(2).normal(0, 0.1, (192, 5)).astype(np.float32)
 
