@@ -16,7 +16,8 @@ from onnx_distill.gradients import differentiable
 from onnx_distill.loss import add_loss
 from onnx_distill.lower import lower
 from onnx_distill.model import array, closest, initializers, producers, shape_of
-from onnx_distill.trainability import refuse, settings
+from onnx_distill.parameters import fixed
+from onnx_distill.trainability import refuse
 
 TRAINING_MODEL = "training_model.onnx"
 
@@ -88,7 +89,7 @@ def trainable(student: onnx.ModelProto, learn_steps: str, freeze: tuple[str, ...
     """
     constants = initializers(student)
     steps = {q.scale: q for q in reversed(qdq.find(student))}  # of quantizers that share a scale the first counts
-    apart = {*steps, *settings(student)}
+    apart = {*steps, *fixed(student)}
     values = [t.name for t in constants.values() if t.data_type == onnx.TensorProto.FLOAT and t.name not in apart]
     all_weights = [name for name in values if len(constants[name].dims) > 1 and array(constants[name]).size > 1]
     all_biases = [name for name in values if len(constants[name].dims) == 1]
