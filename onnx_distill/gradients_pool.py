@@ -34,6 +34,8 @@ def average_pool(site: Site) -> Value:
     pads = site.attribute("pads", [0] * 2 * len(kernel))
     extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilations)]
     outputs = [(sizes[a] + pads[a] + pads[len(kernel) + a] - extent[a]) // strides[a] + 1 for a in axes]
+    if any(size < 1 for size in outputs):
+        raise InputError(f"{_label(site)} has a window larger than its image; wanted larger images.")
     if strides == kernel == extent and not any(pads) and all(sizes[a] == outputs[a] * kernel[a] for a in axes):
         return _repeated(site, site.dy * (1 / np.prod(kernel)), outputs, kernel)
     counted = bool(site.attribute("count_include_pad", 0))

@@ -81,7 +81,9 @@ def _before_softmax(model: onnx.ModelProto) -> Logits:
         listed = ", ".join(f"{value!r} (output {output!r})" for value, (_, output) in reversed(list(found.items())))
         raise InputError(f"{len(found)} values feed a final Softmax: {listed}; wanted one. Choose with --logits NAME.")
     value, (node, output) = next(iter(found.items()))
-    return Logits(rows_of(value, made_by), f"feeds {node.op_type} {label(node)!r}, the last before output {output!r}", label(node))
+    return Logits(
+        rows_of(value, made_by), f"feeds {node.op_type} {label(node)!r}, the last before output {output!r}", label(node)
+    )
 
 
 def _origin(made_by: dict[str, onnx.NodeProto], value: str) -> onnx.NodeProto | None:

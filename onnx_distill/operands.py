@@ -19,9 +19,10 @@ MOST_AXES = 8  # of what a setting is a list for
 MOST_PIXELS = 1 << 20  # of a window's size, step and padding
 MOST_VALUES = 1 << 31  # in one batch of images
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
 WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 LEAST = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}
-TYPES = ("to", "dtype")  # attributes that name a type of values
+TYPES = ("to", "dtype", "stash_type")  # attributes that name a type of values
 CONSTANTS = {
     "value": AttributeProto.TENSOR,
     "sparse_value": AttributeProto.SPARSE_TENSOR,
@@ -47,10 +48,12 @@ LISTS: dict[str, tuple[int, ...]] = {
 
 
 class Operands:
-    """What one node reads, by place."""
+    """What one node reads, by place. opset: of ONNX's own operators."""
 
-    def __init__(self, node: onnx.NodeProto, constants: dict[str, TensorProto], shapes: dict[str, Sequence[int | str]]):
-        self._names, self._constants, self._shapes = list(node.input), constants, shapes
+    def __init__(
+        self, node: onnx.NodeProto, constants: dict[str, TensorProto], shapes: dict[str, Sequence[int | str]], opset: int
+    ):
+        self._names, self._constants, self._shapes, self.opset = list(node.input), constants, shapes, opset
 
     def constant(self, place: int) -> TensorProto | None:
         return self._constants.get(self._names[place]) if place < len(self._names) else None
@@ -69,8 +72,9 @@ def check_operands(model: onnx.ModelProto, where: str, shapes: dict[str, Sequenc
 
     shapes: of computed values, as far as they are known.
     """
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     for node, constants in _nodes(model.graph, {}):
-        operands = Operands(node, constants, shapes)
+        operands = Operands(node, constants, shapes, opset)
         problem = next((found for found in (check(node, operands) for check in CHECKS) if found), None)
         if problem:
             label = node.name or next(iter(node.output), "")
@@ -95,6 +99,20 @@ def _nodes(graph: onnx.GraphProto, outer: dict[str, TensorProto]) -> Iterator[tu
         for entry in node.attribute:
             for inner in [*([entry.g] if entry.HasField("g") else []), *entry.graphs]:
                 yield from _nodes(inner, constants)
+
+
+def _left_out(node: onnx.NodeProto, operands: Operands) -> str | None:
+    """The runtime looks up a value without a name, and dies, where an operator cannot do without it."""
+    if all(node.input) or node.domain not in ("", "ai.onnx"):
+        return None
+    try:
+        known = onnx.defs.get_schema(node.op_type, operands.opset, "").inputs
+    except onnx.defs.SchemaError:
+        return None
+    for place, name in enumerate(node.input):
+        if known and not name and known[min(place, len(known) - 1)].option != OPTIONAL:
+            return f"leaves out its input {place}, which it cannot do without"
+    return None
 
 
 def _types(node: onnx.NodeProto, operands: Operands) -> str | None:
@@ -180,4 +198,4 @@ def _rounds(node: onnx.NodeProto, operands: Operands) -> str | None:
     return f"runs {rounds} times; wanted at most {MOST_ROUNDS}" if rounds > MOST_ROUNDS else None
 
 
-CHECKS = (_types, _constant, _lists, _weights, _norms, _windows, _bounds, _rounds)
+CHECKS = (_left_out, _types, _constant, _lists, _weights, _norms, _windows, _bounds, _rounds)

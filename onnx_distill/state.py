@@ -38,7 +38,9 @@ class State:
 def to_bytes(state: State) -> bytes:
     buffer = io.BytesIO()
     facts = json.dumps({"step": state.step, **state.facts}).encode()
-    np.savez(buffer, **{FACTS: np.frombuffer(facts, np.uint8)}, **{f"a/{name}": a for name, a in state.arrays.items()})
+    named: dict[str, Any] = {FACTS: np.frombuffer(facts, np.uint8)}
+    named.update((f"a/{name}", array) for name, array in state.arrays.items())
+    np.savez(buffer, **named)
     content = buffer.getvalue()
     return MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content
 

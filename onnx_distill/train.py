@@ -177,8 +177,8 @@ def train(
 
 def _recipe(student, teacher, images: Images, distill: DistillConfig, config: TrainConfig) -> str:
     """A fingerprint of what a result depends on, limits of time and patience aside."""
-    limits = dict(max_minutes=0.0, patience=0, save_every=0, preflight=True)
-    choices = repr((len(images), distill, replace(config, **limits)))
+    unlimited = replace(config, max_minutes=0.0, patience=0, save_every=0, preflight=True)
+    choices = repr((len(images), distill, unlimited))
     digest = hashlib.sha256(choices.encode())
     for model in (student, teacher):
         digest.update(model.SerializeToString(deterministic=True))

@@ -111,7 +111,7 @@ def damaged(model: onnx.ModelProto, rng: np.random.Generator) -> bytes:
     """One to three kinds of damage to the model, and in one of five to the bytes of its file."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    for _ in range(rng.choice([1, 1, 2, 3])):
+    for _ in range(rng.choice([1, 1, 1, 1, 2, 3])):
         _pick(rng, DAMAGE)(made, rng)
     content = made.SerializeToString()
     return _damaged_bytes(content, rng) if rng.random() < 0.2 else content
@@ -424,13 +424,15 @@ def _compare(before: onnx.ModelProto, after: onnx.ModelProto, images) -> None:
     fixed = model.shape_of(model.image_input(before))[0]
     batch = images.values[: fixed if isinstance(fixed, int) else None]
     try:
-        wanted = runtime.run(runtime.open_session(before, 1, optimized=False), batch)
+        session = runtime.open_session(before, 1, optimized=False)
+        wanted, again = runtime.run(session, batch), runtime.run(session, batch)
     except InputError:
         return
     found = runtime.run(runtime.open_session(after, 1, optimized=False), batch)
-    for one, other in zip(wanted, found):
+    for one, same, other in zip(wanted, again, found):
         if (
             isinstance(one, np.ndarray)
+            and np.array_equal(one, same)  # no numbers at random
             and one.dtype.kind == "f"
             and np.isfinite(one).all()
             and np.abs(one).max(initial=0) < 1e6

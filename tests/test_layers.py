@@ -9,7 +9,17 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "onnx_distill"
 STAGES = ("cut", "inspect", "calibrate", "quantize", "train", "export", "evaluate", "compare")
-RANK = {"__main__": 7, "cli": 6, "run_report": 5, "page": 4, "run_folder": 2, "report": 3, "pipeline": 2, "charts": 2, **dict.fromkeys(STAGES, 1)}  # all others: 0, the ground
+RANK = {
+    "__main__": 7,
+    "cli": 6,
+    "run_report": 5,
+    "page": 4,
+    "run_folder": 2,
+    "report": 3,
+    "pipeline": 2,
+    "charts": 2,
+    **dict.fromkeys(STAGES, 1),
+}  # all others: 0, the ground
 NO_HOME = ("utils", "util", "helpers", "common", "misc")  # a helper lives beside its one user
 
 

@@ -31,6 +31,8 @@ DAMAGED = {
     "bias of no values": (make(CONV, w=(4, 3, 3, 3), b=(0,)), "4 output channels and a bias of shape"),
     "bias that is an image": (make("b = Relu(x) y = Conv(x, w, b)", w=(4, 3, 3, 3)), r"a bias of shape \['N', 3, 8, 8\]"),
     "transposed, bias too long": (make("y = ConvTranspose<group=3>(x, w, b)", w=(3, 2, 3, 3), b=(4,)), "has 6 output channels"),
+    "an operand of a Min left out": (make("y = Min(x, , x)"), "Min 'y' leaves out its input 1, which it cannot do without"),
+    "types of nothing": (make("y, m, d = LayerNormalization<stash_type=999>(x, g)", g=(8,)), "stash_type = 999|type"),
     "weight of no values": (make("y = Conv(x, w)", w=(0, 3, 3, 3)), "without values"),
     "groups that do not divide": (make("y = Conv<group=3>(x, w)", w=(4, 1, 3, 3)), "and 3 groups"),
     "pads below 0": (make("y = Conv<pads=[-1,-1,-1,-1]>(x, w)", w=(4, 3, 1, 1)), r"has pads = |pads must not contain negative"),

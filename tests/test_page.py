@@ -14,7 +14,9 @@ from onnx_distill.evaluate import Evaluation
 from onnx_distill.page import Disagreement, Report, to_html, to_json
 from onnx_distill.pipeline import Row
 
-ROW = Row("float <b>", Evaluation(count=8, top1=0.9, top5=1.0, agreement=1.0, kl=0.0, size_bytes=1000, latency_seconds={1: 0.001}))
+ROW = Row(
+    "float <b>", Evaluation(count=8, top1=0.9, top5=1.0, agreement=1.0, kl=0.0, size_bytes=1000, latency_seconds={1: 0.001})
+)
 WHOLE = Report(
     title="A & B",
     rows=[ROW],

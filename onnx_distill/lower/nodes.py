@@ -119,4 +119,7 @@ def _made_shapes(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> dict[str
     known = [shapes.get(name) for name in operands if name]
     if node.op_type not in ELEMENTWISE or len(node.output) != 1 or not known or None in known:
         return {}
-    return {node.output[0]: list(np.broadcast_shapes(*known))}  # type: ignore[arg-type]
+    try:
+        return {node.output[0]: list(np.broadcast_shapes(*known))}  # type: ignore[arg-type]
+    except ValueError:  # sizes that a graph states and does not keep: those kernels stay plain
+        return {}

@@ -82,7 +82,7 @@ def _pooled(node: onnx.NodeProto, graph: Graph, image: str, keepdims: bool) -> l
     sizes, wanted = graph.sizes(image), node.output[0] if keepdims else None
     if node.op_type == "ReduceMean":
         pool = graph.node("GlobalAveragePool", [image], node, wanted)
-    elif sizes is not None:
+    elif sizes:
         pool = graph.node("MaxPool", [image], node, wanted, kernel_shape=list(sizes))
     else:
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import onnx
 from onnx import defs, inliner, version_converter
 
@@ -92,8 +93,9 @@ def _old_resize(model: onnx.ModelProto) -> None:
     tensors.update(models.initializers(model))
     for node in (node for node in model.graph.node if node.op_type == "Resize"):
         scales = tensors.get(node.input[2])
-        held = scales is not None and math.prod(scales.dims) <= 4  # one for each axis of an image; else it is no scale
-        nearest = "ceil" if held and (models.array(scales) < 1).any() else "floor"
+        # at most one for each axis of an image; more is no scale, and not worth the memory
+        known = models.array(scales) if scales is not None and math.prod(scales.dims) <= 4 else np.ones(1)
+        nearest = "ceil" if (known < 1).any() else "floor"
         modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": nearest}
         models.keep(node.attribute, lambda entry: entry.name not in modes)  # noqa: B023
         node.attribute.extend(onnx.helper.make_attribute(name, mode) for name, mode in modes.items())
