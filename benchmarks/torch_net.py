@@ -41,7 +41,9 @@ class FakeQuantize(nn.Module):
         self.low, self.high, self.axis, self.formula, self.learned = low, high, axis, formula, learned
         self.scale = nn.Parameter(scale.reshape(-1)) if learned else None  # PyTorch's operators want rank 1
         self.register_buffer("fixed", scale)
-        self.register_buffer("zero", torch.as_tensor(zero_point, dtype=torch.float32).reshape(-1).expand(scale.numel()).clone())
+        self.register_buffer(
+            "zero", torch.as_tensor(zero_point, dtype=torch.float32).reshape(-1).expand(scale.numel()).clone()
+        )
         self.register_buffer("integer_zero", self.zero.to(torch.int32))
         self.shift, self.number = int(self.zero.reshape(-1)[0]), float(scale.reshape(-1)[0])
 
@@ -81,7 +83,9 @@ class Net(nn.Module):
 
     @staticmethod
     def _on_integers(node, made_by) -> bool:
-        clips_levels = node.op_type == "Clip" and node.input[0] in made_by and made_by[node.input[0]].op_type == "QuantizeLinear"
+        clips_levels = (
+            node.op_type == "Clip" and node.input[0] in made_by and made_by[node.input[0]].op_type == "QuantizeLinear"
+        )
         return node.op_type == "QuantizeLinear" or clips_levels
 
     def _source(self, name: str):

@@ -6,35 +6,60 @@ of 0.001 changes a step by 0.1 %, whatever its size. They always use Adam, for t
 
 from __future__ import annotations
 
+from typing import Iterator
+
 import numpy as np
 
 from onnx_distill.config import TrainConfig
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # the usual ones
 LARGEST_LOG_CHANGE = 0.1  # of a step in one update: 10 %
+CHUNK = 32768  # values updated at a time: with gradient, state and scratch they stay in a core's second-level cache
+SMALL = 4096  # values; arrays below go together, for a call of numpy costs as much as a thousand of its additions
 
 
 class FlatGroup:
-    """Parameters of one kind as one array `values`; `gather` and `scatter` copy gradients in and values out."""
+    """Parameters as one array `values`; `gather` and `scatter` copy gradients in and values out."""
 
     def __init__(self, parameters: dict[str, np.ndarray]):
         self.parameters = parameters
         sizes = [array.size for array in parameters.values()]
         ends = np.cumsum([0, *sizes])
         self.slices = {name: slice(a, b) for name, a, b in zip(parameters, ends[:-1], ends[1:])}
-        self.values = np.concatenate([array.ravel() for array in parameters.values()] or [np.zeros(0, np.float32)])
+        self.values = np.zeros(ends[-1], np.float32)
         self.gradient = np.zeros_like(self.values)
+        self.read()
 
-    def gather(self, gradients: dict[str, np.ndarray], batches: int = 1) -> None:
+    def read(self) -> None:
+        for name, part in self.slices.items():
+            self.values[part] = self.parameters[name].ravel()
+
+    def gather(self, gradients: dict[str, np.ndarray]) -> None:
         for name, part in self.slices.items():
             self.gradient[part] = gradients[name].ravel()
-        if batches > 1:
-            self.gradient /= batches
 
     def scatter(self) -> None:
         for name, part in self.slices.items():
             array = self.parameters[name]
             array[...] = self.values[part].reshape(array.shape)
+
+
+class Group:
+    """Parameters of one kind: large ones are updated where they are, small ones as one flat array."""
+
+    def __init__(self, parameters: dict[str, np.ndarray]):
+        self.parameters = parameters
+        self.large = {name: array.reshape(-1) for name, array in parameters.items() if array.size >= SMALL}
+        self.small = FlatGroup({name: array for name, array in parameters.items() if name not in self.large})
+        self.size = sum(array.size for array in parameters.values())
+
+    def pairs(self, gradients: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(values, gradient) as flat arrays, the same parts in the same order at every call; `small.scatter` ends an update."""
+        self.small.gather(gradients)
+        return [
+            (self.small.values, self.small.gradient),
+            *((values, gradients[name].reshape(-1)) for name, values in self.large.items()),
+        ]
 
 
 class Adam:
@@ -47,12 +72,26 @@ class Adam:
         """Live arrays that a checkpoint needs besides the parameters."""
         return {"m": self.m, "v": self.v, "count": self.count}
 
-    def direction(self, gradient: np.ndarray) -> np.ndarray:
+    def begin(self) -> None:
+        """Before the directions of one update are asked for, part by part."""
         self.count += 1
-        self.m += (1 - BETA1) * (gradient - self.m)
-        self.v += (1 - BETA2) * (np.square(gradient) - self.v)
-        v_hat = self.v / (1 - BETA2**self.count)
-        return self.m / ((1 - BETA1**self.count) * (np.sqrt(v_hat) + EPSILON))
+        self.m_share, self.v_share = 1 - BETA1 ** int(self.count), 1 - BETA2 ** int(self.count)
+
+    def direction(self, part: slice, gradient: np.ndarray, scratch: np.ndarray) -> np.ndarray:
+        """Of the parameters at `part` of the group, written to scratch; all three have one length."""
+        m, v = self.m[part], self.v[part]
+        np.subtract(gradient, m, out=scratch)
+        scratch *= 1 - BETA1
+        m += scratch
+        np.square(gradient, out=scratch)
+        scratch -= v
+        scratch *= 1 - BETA2
+        v += scratch
+        np.divide(v, self.v_share, out=scratch)
+        np.sqrt(scratch, out=scratch)
+        scratch += EPSILON
+        scratch *= self.m_share
+        return np.divide(m, scratch, out=scratch)
 
 
 class Momentum:
@@ -64,10 +103,15 @@ class Momentum:
     def state(self) -> dict[str, np.ndarray]:
         return {"velocity": self.velocity}
 
-    def direction(self, gradient: np.ndarray) -> np.ndarray:
-        self.velocity *= self.momentum
-        self.velocity += gradient
-        return self.velocity
+    def begin(self) -> None:
+        pass
+
+    def direction(self, part: slice, gradient: np.ndarray, scratch: np.ndarray) -> np.ndarray:
+        velocity = self.velocity[part]
+        velocity *= self.momentum
+        velocity += gradient
+        scratch[...] = velocity
+        return scratch
 
 
 class Optimizer:
@@ -79,18 +123,19 @@ class Optimizer:
     def __init__(self, parameters: dict[str, np.ndarray], weights, biases, steps, config: TrainConfig):
         self.config = config
         self.groups = {
-            kind: FlatGroup({name: parameters[name] for name in chosen})
+            kind: Group({name: parameters[name] for name in chosen})
             for kind, chosen in (("weights", weights), ("biases", biases), ("steps", steps))
         }
-        self.rules = {kind: self._rule(kind, group.values.size) for kind, group in self.groups.items()}
+        self.rules = {kind: self._rule(kind, group.size) for kind, group in self.groups.items()}
+        self._scratch = np.empty((2, CHUNK), np.float32)
 
     def _rule(self, kind: str, size: int):
         return Adam(size) if kind == "steps" or self.config.optimizer == "adamw" else Momentum(size, self.config.momentum)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Live arrays by name, the flat values of the parameters among them; writing into them continues another run."""
-        flat = {f"{kind}/values": group.values for kind, group in self.groups.items()}
-        return {**flat, **{f"{kind}/{name}": a for kind, rule in self.rules.items() for name, a in rule.state().items()}}
+        """Live arrays by name, the parameters among them; writing into them and `restore` continue another run."""
+        live = {f"parameters/{name}": array for group in self.groups.values() for name, array in group.parameters.items()}
+        return {**live, **{f"{kind}/{name}": a for kind, rule in self.rules.items() for name, a in rule.state().items()}}
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
         """Continue from what state() gave. Raises ValueError where it is of other parameters."""
@@ -99,38 +144,54 @@ class Optimizer:
                 raise ValueError(f"no {name!r} of shape {list(live.shape)}")
             live[...] = arrays[name]
         for group in self.groups.values():
-            group.scatter()
+            group.small.read()
 
     def update(self, gradients: dict[str, np.ndarray], share: float, batches: int = 1) -> float:
         """One update at `share` (0..1) of the peak rates; returns the norm of the gradient before clipping.
 
         batches: how many batches the gradients are the sum of; their mean is taken.
         """
-        for group in self.groups.values():
-            group.gather(gradients, batches)
-        norm = self._clip()
+        pairs = {kind: group.pairs(gradients) for kind, group in self.groups.items()}
+        norm = _norm([gradient for kind in ("weights", "biases") for _, gradient in pairs[kind]]) / batches
+        clip = self.config.clip_norm / norm if self.config.clip_norm and norm > self.config.clip_norm else 1.0
         for kind, group in self.groups.items():
-            getattr(self, f"_update_{'steps' if kind == 'steps' else 'values'}")(kind, group, share)
-            group.scatter()
+            self.rules[kind].begin()
+            change = self._changed_step if kind == "steps" else self._changed_value
+            scale = (1.0 if kind == "steps" else clip) / batches
+            for part, values, gradient in _chunks(pairs[kind]):
+                change(kind, share, scale, part, values, gradient, *self._scratch[:, : len(values)])
+            group.small.scatter()
         return norm
 
-    def _clip(self) -> float:
-        trained = [self.groups["weights"].gradient, self.groups["biases"].gradient]
-        norm = float(np.sqrt(sum(float(np.dot(g, g)) for g in trained)))
-        if self.config.clip_norm and norm > self.config.clip_norm:
-            for gradient in trained:
-                gradient *= self.config.clip_norm / norm
-        return norm
-
-    def _update_values(self, kind: str, group: FlatGroup, share: float) -> None:
+    def _changed_value(self, kind, share, scale, part, values, gradient, own, scratch) -> None:
         rate = share * self.config.learning_rate
         decay = self.config.weight_decay if kind == "weights" else 0.0
+        np.multiply(gradient, scale, out=own)
         if self.config.optimizer == "sgd":
-            group.gradient += decay * group.values
+            own += np.multiply(values, decay, out=scratch)
         else:
-            group.values *= 1 - rate * decay
-        group.values -= rate * self.rules[kind].direction(group.gradient)
+            values *= 1 - rate * decay
+        direction = self.rules[kind].direction(part, own, scratch)
+        direction *= rate
+        values -= direction
 
-    def _update_steps(self, kind: str, group: FlatGroup, share: float) -> None:
-        change = share * self.config.step_rate * self.rules[kind].direction(group.gradient * group.values)
-        group.values *= np.exp(-np.clip(change, -LARGEST_LOG_CHANGE, LARGEST_LOG_CHANGE))
+    def _changed_step(self, kind, share, scale, part, values, gradient, own, scratch) -> None:
+        np.multiply(gradient, scale, out=own)
+        own *= values
+        change = self.rules[kind].direction(part, own, scratch)
+        change *= share * self.config.step_rate
+        values *= np.exp(-np.clip(change, -LARGEST_LOG_CHANGE, LARGEST_LOG_CHANGE))
+
+
+def _norm(gradients: list[np.ndarray]) -> float:
+    return float(np.sqrt(sum(float(np.dot(g, g)) for g in gradients)))
+
+
+def _chunks(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """(part of the group, values, gradient), at most CHUNK long."""
+    begin = 0
+    for values, gradient in pairs:
+        for at in range(0, len(values), CHUNK):
+            end = min(at + CHUNK, len(values))
+            yield slice(begin + at, begin + end), values[at:end], gradient[at:end]
+        begin += len(values)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_distill.config import TrainConfig
-from onnx_distill.optimizer import LARGEST_LOG_CHANGE, FlatGroup, Optimizer
+from onnx_distill.optimizer import CHUNK, LARGEST_LOG_CHANGE, SMALL, FlatGroup, Optimizer
 
 SHAPES = {"w1": (4, 1, 3, 3), "w2": (5, 3), "b": (4,), "s": (4,), "t": ()}
 WEIGHTS, BIASES, STEPS = ("w1", "w2"), ("b",), ("s", "t")
@@ -188,6 +188,22 @@ def test_a_group_copies_gradients_in_and_values_out_in_place():
     group.values *= 2
     group.scatter()
     assert np.array_equal(views["a"], [[0, 2, 4], [6, 8, 10]]) and np.array_equal(views["b"], [14])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_large_parameter_moves_as_its_pieces_would(optimizer):
+    """Bit for bit, whether it is updated in place chunk by chunk or gathered with others."""
+    rng, size = np.random.default_rng(0), 2 * CHUNK + 17
+    values, gradients = rng.normal(0, 1, (2, 3, size)).astype(np.float32)
+    whole = {"w": values[0].copy().reshape(1, -1)}
+    pieces = {str(at): values[0, at : at + SMALL - 1].copy() for at in range(0, size, SMALL - 1)}
+    config = TrainConfig(optimizer=optimizer, weight_decay=0.1)
+    one, many = Optimizer(whole, ("w",), (), (), config), Optimizer(pieces, tuple(pieces), (), (), config)
+    for gradient in gradients:
+        one.update({"w": gradient.reshape(1, -1)}, 0.5, batches=2)
+        many.update({name: gradient[int(name) : int(name) + SMALL - 1] for name in pieces}, 0.5, batches=2)
+    assert np.array_equal(whole["w"].ravel(), np.concatenate(list(pieces.values())))
+    assert not np.array_equal(whole["w"].ravel(), values[0])
 
 
 def test_empty_groups_are_fine():
