@@ -48,10 +48,9 @@ class Row:
         self.name, self.seconds, self.failure = name, [], ""
         command = [python, str(Path(__file__).with_name("training_row.py")), name, str(folder), str(threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
-        self.errors = open(folder / f"{name}.stderr", "w+")
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment
-        )
+        self.errors, pipe = folder / f"{name}.stderr", subprocess.PIPE
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=environment)
         answer = self._answer().split()
         self.build_seconds = float(answer[1]) if answer[:1] == ["ready"] else 0.0
 
@@ -63,8 +62,7 @@ class Row:
     def _answer(self) -> str:
         line = self.process.stdout.readline()
         if not line:
-            self.errors.seek(0)
-            self.failure = (self.errors.read().strip().splitlines() or ["it ended"])[-1][:200]
+            self.failure = (self.errors.read_text().strip().splitlines() or ["it ended"])[-1][:200]
         return line
 
 
