@@ -54,9 +54,13 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-# Training speed: this project's step, with and without lowering, against the teacher's inference.
-bench: install
-	$(BIN)/python benchmarks/step.py
+# docs/performance.md, measured: a training step beside PyTorch's and the machine's limit; an hour on 2 cores.
+bench: install $(VENV)-torch/installed
+	$(BIN)/python benchmarks/training.py --torch-python $(VENV)-torch/bin/python
+$(VENV)-torch/installed:
+	$(PYTHON) -m venv $(VENV)-torch
+	$(VENV)-torch/bin/pip install --quiet torch onnx numpy
+	touch $@
 
 # docs/results.md, measured: under an hour on 2 cores.
 results: install data $(VENV)-deploy/installed

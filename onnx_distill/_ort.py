@@ -165,8 +165,11 @@ def generate_artifacts(
         )
 
 
-def open_module(folder: Path, threads: int):
-    """(Module, CheckpointState) of the artifacts in the folder, on the CPU."""
+def open_module(folder: Path, threads: int, profile: Path | None = None):
+    """(Module, CheckpointState) of the artifacts in the folder, on the CPU.
+
+    profile: a folder for the runtime's profile, a JSON file that is complete when nothing holds the Module any more.
+    """
     api = _training("api")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
@@ -174,6 +177,9 @@ def open_module(folder: Path, threads: int):
     options.enable_mem_pattern = False  # its plan holds every value of the step at once (1.19.2)
     if threads:
         options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile / "step")
     with errors_of("load the model with its gradient"):
         return _opened(api, folder, options)
 

@@ -86,6 +86,7 @@ class TrainConfig:
     mixup: float = 0.0  # largest share of another image in each; below 0.5
     seed: int = 0
     threads: int = 0  # 0 leaves the runtime's own choice
+    profile: str = ""  # file for the runtime's profile of the steps, at most a million node times; "" for none
 
     def __post_init__(self):
         object.__setattr__(self, "freeze", tuple(self.freeze))  # lists come out of JSON

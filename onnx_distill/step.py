@@ -5,6 +5,9 @@ The loop knows only this; what runs it (onnxruntime.training's Module here) can 
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+
 import numpy as np
 
 from onnx_distill import _ort
@@ -15,10 +18,11 @@ class Step:
     """The student, ready to be trained.
 
     parameters, gradients: name -> live writable float32 array; gradients hold those of the last `run`.
+    profile: a folder to which the runtime writes what each node took, until `close`.
     """
 
-    def __init__(self, artifacts: Artifacts, threads: int = 0):
-        self._module, self._state = _ort.open_module(artifacts.folder, threads)
+    def __init__(self, artifacts: Artifacts, threads: int = 0, profile: Path | None = None):
+        self._module, self._state = _ort.open_module(artifacts.folder, threads, profile)
         self._config = artifacts.config
         self.parameters = {name: self._state.parameters[name].data for name in artifacts.parameters.all}
         self.gradients: dict[str, np.ndarray] = {}
@@ -43,3 +47,9 @@ class Step:
         if not self.gradients:
             self.gradients = {name: self._state.parameters[name].grad for name in self.parameters}
         return float(loss), logits
+
+    def close(self) -> None:
+        """Let go of the runtime, which only then ends its profile; parameters and gradients are gone, copy them before."""
+        self.parameters, self.gradients = {}, {}
+        del self._module, self._state
+        gc.collect()

@@ -23,6 +23,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.model import initializers
 from onnx_distill.optimizer import Optimizer
 from onnx_distill.order import Order
+from onnx_distill.profile import Recording
 from onnx_distill.state import State, StateStore
 from onnx_distill.step import Step
 from onnx_distill.teacher import Teacher
@@ -109,7 +110,8 @@ def train(
     guide = Teacher(teacher, config.threads, classes, remember=0 if augment.changes else len(images))
     with tempfile.TemporaryDirectory(prefix="onnx-distill-") as folder:
         made = artifacts.build(student, distill, config.learn_steps, Path(folder), batch_size, config.freeze)
-        step = Step(made, config.threads)
+        recording = Recording(config.profile)
+        step = Step(made, config.threads, recording.folder)
     optimizer = Optimizer(step.parameters, made.parameters.weights, made.parameters.biases, made.parameters.steps, config)
     average = Average(step.parameters, config.ema)
     order = Order(len(images), batch_size, config.seed)
@@ -170,6 +172,7 @@ def train(
             stopped = _enough(record, config, time.monotonic() - began)
     except KeyboardInterrupt:
         interrupted = True
+    recording.finish(step)
     best = Checkpoint(_best_student(student, record), record.best_score, record.best_epoch)
     trained_images = record.done * config.accumulate * batch_size
     return Trained(best, tuple(record.scores), trained_images, record.seconds, interrupted, stopped)
@@ -177,7 +180,7 @@ def train(
 
 def _recipe(student, teacher, images: Images, distill: DistillConfig, config: TrainConfig) -> str:
     """A fingerprint of what a result depends on, limits of time and patience aside."""
-    unlimited = replace(config, max_minutes=0.0, patience=0, save_every=0, preflight=True)
+    unlimited = replace(config, max_minutes=0.0, patience=0, save_every=0, preflight=True, profile="")
     choices = repr((len(images), distill, unlimited))
     digest = hashlib.sha256(choices.encode())
     for model in (student, teacher):

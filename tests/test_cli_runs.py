@@ -54,6 +54,20 @@ def train(files: Path, run: Path, more: str = "") -> str:
     return f"train {files}/s.onnx --teacher {files}/teacher.onnx {data} {QUICK} {more} -o {run}"
 
 
+def test_profile_shows_the_dearest_kinds_of_node_and_leaves_the_student_as_it_is(files, tmp_path):
+    plain = onnx_distill(train(files, tmp_path / "plain"))
+    profiled = onnx_distill(train(files, tmp_path / "profiled", f"--profile {tmp_path}/steps.json"))
+    assert plain.code == profiled.code == 0
+    shown = [line.split() for line in profiled.err.splitlines()]
+    assert ["a", "step", "nodes", "ms", "share"] in shown and "share" not in plain.err
+    events = json.loads((tmp_path / "steps.json").read_text())
+    assert sum(event["name"] == "model_run" for event in events) == 24  # two epochs of 48 images in batches of 4
+    run = {event["args"]["op_name"] for event in events if event["name"].endswith("_kernel_time")}
+    assert {"Conv", "ConvGrad", "DequantizeLinear"} <= run  # forwards and backwards
+    students = [(tmp_path / run / "student.int8.onnx").read_bytes() for run in ("plain", "profiled")]
+    assert students[0] == students[1]
+
+
 @pytest.mark.parametrize(
     "source", ["{0}/set --workers 0", "{0}/set --labels {0}/list.txt --workers 0"], ids=["folders", "list"]
 )

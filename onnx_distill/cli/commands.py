@@ -38,6 +38,7 @@ from onnx_distill.data import batches
 from onnx_distill.errors import InputError
 from onnx_distill.inspect import inspect as inspect_model
 from onnx_distill.inspect import render
+from onnx_distill.profile import cost_table, costs
 from onnx_distill.report import layer_table, table
 from onnx_distill.run_folder import RunFolder, made_folder
 from onnx_distill.run_report import report_of, write_report
@@ -127,7 +128,7 @@ def train(ctx, student, teacher, output, validation, as_json, input_shape, const
         trained = pipeline.distill(qdq, original, images, validation, loss, config, watch, folder.store)
         models.save(trained.best.student, path / "trained.qdq.onnx")
         models.save(pipeline.deployable(trained.best.student, original), path / "student.int8.onnx")
-    _end(folder, trained)
+    _end(folder, trained, config.profile)
     before, best, speed = trained.scores[0][1], trained.best, trained.images_per_second
     result = {"student": str(path / "student.int8.onnx"), "before": before, "best": best.score, "epoch": best.epoch}
     text = f"{result['student']}: {100 * best.score:.2f} % on held-out images after {best.epoch:g} epochs, {100 * before:.2f} % before"
@@ -226,7 +227,7 @@ def run(
         outcome = pipeline.run(
             original, images, test, path, quantization, loss, config, logits, samples, validation, watch, folder.store
         )
-    _end(folder, outcome.trained)
+    _end(folder, outcome.trained, config.profile)
     _print_rows(outcome.rows, as_json)
     trained = outcome.trained
     click.echo(
@@ -283,8 +284,8 @@ def _plain(value):
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def _end(folder: RunFolder, trained) -> None:
-    """Checkpoints go when there is nothing left to continue."""
+def _end(folder: RunFolder, trained, profile: str) -> None:
+    """Checkpoints go when there is nothing left to continue; what the steps' time went to is shown."""
     if trained.interrupted:
         click.echo(
             f"interrupted; the best so far is kept, and --resume goes on from the last checkpoint in {folder.path}", err=True
@@ -293,6 +294,8 @@ def _end(folder: RunFolder, trained) -> None:
         folder.finish()
     if trained.stopped:
         click.echo(f"stopped: {trained.stopped}", err=True)
+    if profile:
+        click.echo(cost_table(costs(Path(profile))), err=True)
 
 
 def _stop_code(ctx, trained) -> None:

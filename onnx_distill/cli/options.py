@@ -234,6 +234,12 @@ train_options = options(
         show_default=True,
         help="Check the gradient of every parameter on a few images first.",
     ),
+    click.option(
+        "--profile",
+        type=click.Path(dir_okay=False),
+        default="",
+        help="File for the runtime's profile of the steps; the dearest kinds of node are printed. For short runs.",
+    ),
     seed_option,
 )
 
