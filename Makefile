@@ -8,12 +8,13 @@ TRAIN  := $(DATA)/train-images-idx3-ubyte.gz
 TEST   := $(DATA)/t10k-images-idx3-ubyte.gz
 OUT    ?= build
 THREADS ?= 0
+RUNTIMES ?= wheel,onnxruntime,onnxruntime==1.16.3,reference
 
 # What `make quantize train` do by default; CI gives a small slice.
 BITS    ?= --weight-bits 4 --activation-bits 4
 RECIPE  ?= --epochs 1 --flip --shift 2
 
-.PHONY: install data cut quantize train demo test lint types bench results deploy-check accept clean
+.PHONY: install data cut quantize train demo test lint types bench results verify accept docs clean
 
 install: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -66,9 +67,9 @@ $(VENV)-torch/installed:
 results: install data $(VENV)-deploy/installed
 	$(BIN)/python benchmarks/results.py --deploy-python $(VENV)-deploy/bin/python
 
-# The exported students of `make results` under the training wheel's runtime and today's newest stock onnxruntime.
-deploy-check: install data $(VENV)-deploy/installed
-	$(BIN)/python scripts/deploy_check.py --python $(VENV)-deploy/bin/python
+# The student of `make demo` under every runtime that can be installed here, on all test images.
+verify: demo
+	$(BIN)/onnx-distill verify $(OUT)/demo/student.int8.onnx --teacher $(TEACHER) --data $(TEST) --simulation $(OUT)/demo/trained.qdq.onnx --runtimes $(RUNTIMES)
 $(VENV)-deploy/installed:
 	$(PYTHON) -m venv $(VENV)-deploy
 	$(VENV)-deploy/bin/pip install --quiet onnxruntime onnx numpy sympy
@@ -79,6 +80,10 @@ accept: install
 	$(BIN)/pip install --quiet --editable '.[accept]'
 	$(BIN)/python scripts/acceptance_light.py --threads $(THREADS)
 	$(BIN)/python scripts/acceptance_text.py --data $(DATA)/text -o runs/text -- --threads $(THREADS)
+
+# The pages that are made from the code.
+docs: install
+	$(BIN)/python scripts/make_cli_page.py > docs/cli.md
 
 clean:
 	rm -rf $(OUT) runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

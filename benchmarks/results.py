@@ -22,7 +22,6 @@ import click
 import numpy as np
 import onnx
 import onnxruntime as ort
-from step import step_table
 
 import onnx_distill
 from onnx_distill import model as models
@@ -30,10 +29,12 @@ from onnx_distill import pipeline, runtime
 from onnx_distill.data import Preprocess, open_images
 from onnx_distill.evaluate import predict, top_k, with_output
 from onnx_distill.logits import find_logits
+from onnx_distill.verify import find_runtime, verify
+from onnx_distill.verify.agree import HEAVY, SIMULATION
 
 RECIPE = "--flip --shift 2"
 LATENCY_BATCHES = (1, 64)
-HEAVY = ("Conv", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "FusedGemm")
+RUNTIMES = ("wheel", "onnxruntime", "onnxruntime==1.16.3", "reference")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,6 @@ def main():
         _seeds(runs),
         _deployment(runs, args),
         _latency(args, peers),
-        "## Training speed\n\n" + step_table(args.teacher, args.threads),
         _commands(runs, args),
         f"\nMade by `make results` in {(time.time() - started) / 60:.0f} minutes.\n",
     ]
@@ -197,37 +197,31 @@ def _seeds(runs) -> str:
 
 
 def _deployment(runs, args) -> str:
-    """Simulated against exported, under the training wheel's runtime and the newest stock one, by scripts/deploy_check.py."""
-    folders = [_folder(case, seed, args) for case, seed, _ in runs]
-    students = [part for folder in folders for part in ("--student", str(folder))]
-    data = f"{args.data}/t10k-images-idx3-ubyte.gz"
-    command = [
-        sys.executable,
-        "scripts/deploy_check.py",
-        *students,
-        "--data",
-        data,
-        "--python",
-        args.deploy_python,
-        "--json",
-    ]
-    printed = subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout
+    """What `onnx-distill verify` finds for each student, on all test images."""
     lines = [
         "## Simulation and deployment",
         "",
-        "The trained QDQ student run node by node against the exported file, all test images; by",
+        "The trained QDQ student run node by node against the exported file, all test images; by `onnx-distill verify`,",
+        "which traces images that differ. A step is that of the quantized logits.",
+        "",
+        "| Student | runtime | top-1 agreement | images that differ | largest, steps | departures from exact rounding |",
+        "|---|---|---|---|---|---|",
     ]
-    lines += ["`make deploy-check`, which lists each place where they part. A step is that of the quantized logits.", ""]
-    lines += ["| Student | onnxruntime | top-1 agreement | wanted | images that differ | largest, steps | traced | causes |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
-    for check in json.loads(printed):
-        worst = max((cause["tie_distance"] for cause in check["causes"]), default=0)
-        kinds = sorted({cause["kind"] for cause in check["causes"]})
-        text = f"{', '.join(kinds)}, at most {worst:.0e} from it" if kinds else "-"
-        lines.append(
-            f"| {check['student']} | {check['onnxruntime']} | {100 * check['agreement']:.2f} | {100 * check['bound']:.1f} "
-            f"| {check['differing_images']} | {check['largest_steps']:.0f} | {check['traced_images']} | {text} |"
-        )
+    for folder in (_folder(case, seed, args) for case, seed, _ in runs):
+        student = models.load(folder / "student.int8.onnx")
+        images = open_images(f"{args.data}/t10k-images-idx3-ubyte.gz", preprocess=Preprocess.of(student))
+        trained = models.load(folder / "trained.qdq.onnx")
+        found = verify(student, [find_runtime(name) for name in RUNTIMES], images, simulation=trained)
+        beside = {pair.second: pair for pair in found.pairs if pair.first == SIMULATION}
+        for runner in found.runners[1:]:
+            pair = beside[runner.name]
+            furthest = max((one.tie_distance for one in runner.departures), default=0)
+            kinds = sorted({one.kind for one in runner.departures})
+            text = runner.untraceable or (f"{', '.join(kinds)}, at most {furthest:.0e} from a tie" if kinds else "none")
+            lines.append(
+                f"| {folder.name} | {runner.name} {runner.version.split('-')[0]} | {100 * pair.agreement:.2f} "
+                f"| {pair.differing_images} | {pair.largest_steps:.0f} | {text} |"
+            )
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -34,6 +34,8 @@ from onnx_distill.qdq import is_quantized
 from onnx_distill.quantize import quantize, with_quantizable_opset
 from onnx_distill.state import StateStore
 from onnx_distill.train import Checkpoint, Progress, Trained, check_fit, train
+from onnx_distill.verify.agree import Verification, verify
+from onnx_distill.verify.environments import Runtime
 
 CALIBRATION_BATCH = 64
 
@@ -237,6 +239,23 @@ def logits_of(model: onnx.ModelProto, images: Images, threads: int = 0, logits: 
     model = as_images(prepare(model))
     value = find_logits(model, logits).value
     return predict(runtime.open_session(with_output(model, value), threads or None), images, output=value)
+
+
+def verified(
+    student: onnx.ModelProto,
+    runtimes: Sequence[Runtime],
+    images: Images,
+    teacher: onnx.ModelProto | None = None,
+    simulation: onnx.ModelProto | None = None,
+    bound: float | None = None,
+    trace: int = 20,
+    threads: int = 0,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Verification:
+    """An exported student of any input form under each runtime, beside its simulation and its teacher; see verify.verify."""
+    shipped = as_images(student)
+    theirs = logits_of(teacher, images, threads, find_logits(shipped).value) if teacher is not None else None
+    return verify(shipped, runtimes, images, theirs, simulation, bound, trace, threads, tell)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""The commands: each reads its files, calls the pipeline once, and prints what came out."""
+"""The commands that make something: each reads its files, calls the pipeline once, and prints what came out."""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -14,6 +13,7 @@ import numpy as np
 from onnx_distill import model as models
 from onnx_distill import pipeline
 from onnx_distill.cli.inputs import chosen, load, open_data
+from onnx_distill.cli.looking import compare, evaluate, inspect, print_rows, verify
 from onnx_distill.cli.options import (
     config_option,
     data_options,
@@ -31,32 +31,12 @@ from onnx_distill.cli.options import (
     train_options,
 )
 from onnx_distill.cli.progress import Bar
-from onnx_distill.compare import compare as compare_models
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut as cut_model
-from onnx_distill.data import batches
 from onnx_distill.errors import InputError
-from onnx_distill.inspect import inspect as inspect_model
-from onnx_distill.inspect import render
 from onnx_distill.profile import cost_table, costs
-from onnx_distill.report import layer_table, table
 from onnx_distill.run_folder import RunFolder, made_folder
 from onnx_distill.run_report import report_of, write_report
-
-
-@click.command()
-@model_argument("model")
-@logits_option
-@model_options
-@json_option
-def inspect(model, logits, as_json, input_shape, constants):
-    """Show what is in a model, where it would be cut, and what could not be trained.
-
-    Example: onnx-distill inspect models/mobilenetv2-fashion.onnx
-    """
-    loaded = load(model, input_shape, constants) if input_shape or constants else models.load(model)
-    found = inspect_model(loaded, logits)
-    click.echo(json.dumps(asdict(found), indent=1) if as_json else render(found))
 
 
 @click.command()
@@ -150,29 +130,6 @@ def export(student, teacher, output):
     click.echo(f"{output}: {made.ByteSize():,} bytes")
 
 
-@click.command("eval")
-@model_argument("model")
-@model_options
-@data_options
-@click.option("--teacher", type=click.Path(dir_okay=False), help="A model to agree with.")
-@click.option("--logits", help="Node or value of the logits, in both. Default: what feeds the final Softmax.")
-@click.option("--batch-sizes", default="1,64", show_default=True, help="For latency; empty: none.")
-@threads_option
-@json_option
-@config_option
-def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape, constants, **options):
-    """Measure a classifier: top-1, top-5, agreement with a teacher, KL, size, latency.
-
-    Example: onnx-distill eval student.int8.onnx --teacher teacher.onnx --data test.npz
-    """
-    loaded = {"teacher": load(teacher, input_shape, constants)} if teacher else {}
-    loaded["model"] = (
-        pipeline.like(loaded["teacher"], models.load(model)) if teacher else load(model, input_shape, constants)
-    )
-    images = open_data(next(iter(loaded.values())), options)
-    _print_rows(pipeline.measure(loaded, images, threads, _sizes(batch_sizes), logits), as_json)
-
-
 @click.command()
 @model_argument("teacher")
 @model_options
@@ -228,7 +185,7 @@ def run(
             original, images, test, path, quantization, loss, config, logits, samples, validation, watch, folder.store
         )
     _end(folder, outcome.trained, config.profile)
-    _print_rows(outcome.rows, as_json)
+    print_rows(outcome.rows, as_json)
     trained = outcome.trained
     click.echo(
         f"{outcome.student}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s", err=True
@@ -237,32 +194,7 @@ def run(
     _stop_code(ctx, trained)
 
 
-@click.command()
-@model_argument("student")
-@teacher_option
-@model_options
-@data_options
-@click.option(
-    "--samples", type=click.IntRange(1), default=256, show_default=True, help="Images to compare on, the first ones."
-)
-@threads_option
-@json_option
-@config_option
-def compare(student, teacher, samples, threads, as_json, input_shape, constants, **options):
-    """Where quantization hurts: noise, clipping and unused levels of each quantized value of a QDQ student.
-
-    Example: onnx-distill compare run/trained.qdq.onnx --teacher teacher.onnx --data test.npz
-    """
-    qdq = models.load(student)
-    float_model = pipeline.logits_model(qdq, load(teacher, input_shape, constants))
-    images = open_data(float_model, options, labelled=False, shape_of=qdq)
-    ready = pipeline.ready(float_model, images.read(np.arange(1)).shape[1:])
-    few = np.arange(min(samples, len(images)))
-    layers = compare_models(ready, qdq, (batch.images for batch in batches(images, 32, few)), threads)
-    click.echo(json.dumps([asdict(layer) for layer in layers], indent=1) if as_json else layer_table(layers))
-
-
-ALL = (inspect, cut, quantize, train, export, evaluate, run, compare)
+ALL = (inspect, cut, quantize, train, export, evaluate, run, compare, verify)
 
 
 def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, pipeline.Watch]:
@@ -312,18 +244,3 @@ def _write_report(ctx, teacher, outcome, images, folder: RunFolder, threads: int
         click.echo(f"{write_report(report, folder.path)}", err=True)
     except InputError as error:
         click.echo(f"no report.html: {error}", err=True)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        sizes = (0,)
-    if any(size < 1 for size in sizes):
-        raise InputError(f"--batch-sizes is {text!r}; wanted whole numbers above 0 with commas between, such as 1,64.")
-    return sizes
-
-
-def _print_rows(rows: list[pipeline.Row], as_json: bool) -> None:
-    as_data = [{"name": row.name, **asdict(row.measured)} for row in rows]
-    click.echo(json.dumps(as_data, indent=1) if as_json else table(rows))

@@ -1,0 +1,165 @@
+"""The commands that look: each reads its files, measures, and prints what it found."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict
+
+import click
+import numpy as np
+
+from onnx_distill import model as models
+from onnx_distill import pipeline
+from onnx_distill.cli.inputs import load, open_data
+from onnx_distill.cli.options import (
+    config_option,
+    data_options,
+    json_option,
+    logits_option,
+    model_argument,
+    model_options,
+    teacher_option,
+    threads_option,
+)
+from onnx_distill.compare import compare as compare_models
+from onnx_distill.data import batches
+from onnx_distill.errors import InputError
+from onnx_distill.inspect import inspect as inspect_model
+from onnx_distill.inspect import render
+from onnx_distill.report import layer_table, table
+from onnx_distill.verify import as_data, find_runtime
+from onnx_distill.verify import render as render_verification
+
+
+@click.command()
+@model_argument("model")
+@logits_option
+@model_options
+@json_option
+def inspect(model, logits, as_json, input_shape, constants):
+    """Show what is in a model, where it would be cut, and what could not be trained.
+
+    Example: onnx-distill inspect models/mobilenetv2-fashion.onnx
+    """
+    loaded = load(model, input_shape, constants) if input_shape or constants else models.load(model)
+    found = inspect_model(loaded, logits)
+    click.echo(json.dumps(asdict(found), indent=1) if as_json else render(found))
+
+
+@click.command("eval")
+@model_argument("model")
+@model_options
+@data_options
+@click.option("--teacher", type=click.Path(dir_okay=False), help="A model to agree with.")
+@click.option("--logits", help="Node or value of the logits, in both. Default: what feeds the final Softmax.")
+@click.option("--batch-sizes", default="1,64", show_default=True, help="For latency; empty: none.")
+@threads_option
+@json_option
+@config_option
+def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape, constants, **options):
+    """Measure a classifier: top-1, top-5, agreement with a teacher, KL, size, latency.
+
+    Example: onnx-distill eval student.int8.onnx --teacher teacher.onnx --data test.npz
+    """
+    loaded = {"teacher": load(teacher, input_shape, constants)} if teacher else {}
+    loaded["model"] = (
+        pipeline.like(loaded["teacher"], models.load(model)) if teacher else load(model, input_shape, constants)
+    )
+    images = open_data(next(iter(loaded.values())), options)
+    print_rows(pipeline.measure(loaded, images, threads, _sizes(batch_sizes), logits), as_json)
+
+
+@click.command()
+@model_argument("student")
+@teacher_option
+@model_options
+@data_options
+@click.option(
+    "--samples", type=click.IntRange(1), default=256, show_default=True, help="Images to compare on, the first ones."
+)
+@threads_option
+@json_option
+@config_option
+def compare(student, teacher, samples, threads, as_json, input_shape, constants, **options):
+    """Where quantization hurts: noise, clipping and unused levels of each quantized value of a QDQ student.
+
+    Example: onnx-distill compare run/trained.qdq.onnx --teacher teacher.onnx --data test.npz
+    """
+    qdq = models.load(student)
+    float_model = pipeline.logits_model(qdq, load(teacher, input_shape, constants))
+    images = open_data(float_model, options, labelled=False, shape_of=qdq)
+    ready = pipeline.ready(float_model, images.read(np.arange(1)).shape[1:])
+    few = np.arange(min(samples, len(images)))
+    layers = compare_models(ready, qdq, (batch.images for batch in batches(images, 32, few)), threads)
+    click.echo(json.dumps([asdict(layer) for layer in layers], indent=1) if as_json else layer_table(layers))
+
+
+@click.command()
+@model_argument("student")
+@click.option("--teacher", type=click.Path(dir_okay=False), help="The original float model, to agree with.")
+@model_options
+@data_options
+@click.option(
+    "--runtimes",
+    default="wheel,onnxruntime",
+    show_default=True,
+    help="With commas: wheel (this Python's), onnxruntime, openvino (the newest; onnxruntime==1.16.3: that one), "
+    "onnxruntime-web (under Node), reference (the onnx package's evaluator), onnxruntime=PYTHON.",
+)
+@click.option(
+    "--simulation",
+    type=click.Path(dir_okay=False),
+    help="The QDQ model that was trained.  [default: the student's nodes as they stand]",
+)
+@click.option("--samples", type=click.IntRange(0), default=0, show_default=True, help="Images, the first ones; 0: all.")
+@click.option(
+    "--bound",
+    type=click.FloatRange(0, 1),
+    help="Least top-1 agreement of any two.  [default: 0.999; 0.995 below 4 bits]",
+)
+@click.option("--trace", type=click.IntRange(0), default=20, show_default=True, help="Images to trace of those that differ.")
+@threads_option
+@json_option
+@config_option
+@click.pass_context
+def verify(
+    ctx, student, teacher, runtimes, simulation, samples, bound, trace, threads, as_json, input_shape, constants, **options
+):
+    """Does an exported student answer alike under every runtime, and as the student that was trained?
+
+    Each runtime works in a process, and where need be an environment, of its own; what is missing is installed once, by pip or
+    npm, into a folder of your cache. Where two part, the first value that differs is named, with its cause. Exit code 1 for
+    too little agreement.
+
+    Example: onnx-distill verify run/student.int8.onnx --teacher teacher.onnx --data test.npz --runtimes onnxruntime,openvino
+    """
+    tell = functools.partial(click.echo, err=True)
+    original = load(teacher, input_shape, constants) if teacher else None
+    shipped = pipeline.like(original, models.load(student)) if original else load(student, input_shape, constants)
+    found = [find_runtime(name.strip(), tell) for name in runtimes.split(",") if name.strip()]
+    if not found:
+        raise InputError("--runtimes names none; wanted at least one, such as wheel.")
+    images = open_data(shipped, options)
+    images = images.subset(np.arange(min(samples, len(images)))) if samples else images
+    verified = pipeline.verified(
+        shipped, found, images, original, models.load(simulation) if simulation else None, bound, trace, threads, tell
+    )
+    click.echo(json.dumps(as_data(verified), indent=1) if as_json else render_verification(verified))
+    if not verified.passed:
+        ctx.exit(1)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        sizes = (0,)
+    if any(size < 1 for size in sizes):
+        raise InputError(f"--batch-sizes is {text!r}; wanted whole numbers above 0 with commas between, such as 1,64.")
+    return sizes
+
+
+def print_rows(rows: list[pipeline.Row], as_json: bool) -> None:
+    as_data = [{"name": row.name, **asdict(row.measured)} for row in rows]
+    click.echo(json.dumps(as_data, indent=1) if as_json else table(rows))

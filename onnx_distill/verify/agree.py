@@ -1,0 +1,259 @@
+"""An exported student under several runtimes: do they give the answers of the simulation that was trained, and if not, why.
+
+Simulation: the nodes exactly as they stand, in floats. A runtime: its own optimizations, in integers. Logits are compared in
+steps of the quantizer in front of them; images on which they differ are traced to the first quantized value that differs, and
+every departure from exact rounding is found (trace.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_distill import qdq, runtime
+from onnx_distill.data import Images
+from onnx_distill.errors import InputError
+from onnx_distill.evaluate import agreement, top_k, with_output
+from onnx_distill.logits import find_logits
+from onnx_distill.model import array, initializers, producers
+from onnx_distill.verify.environments import BATCH, Answers, Runtime, answers
+from onnx_distill.verify.trace import MOVING, Departure, activations, departures, first_differences
+
+BOUND, BOUND_BELOW_4_BITS = 0.999, 0.995  # of top-1 agreement
+SIMULATION = "simulation"
+HEAVY = ("Conv", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "FusedGemm")  # what should have become integer operators
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What one runtime made of the student. departures: on the traced images; untraceable: why there are none to be had."""
+
+    name: str
+    version: str
+    top1: float | None
+    teacher_agreement: float | None
+    float_nodes: int | None  # HEAVY nodes that it leaves in floats; None where it does not tell
+    departures: tuple[Departure, ...] = ()
+    untraceable: str = ""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two of them side by side; differences are of logits in output steps, the mean over all of them."""
+
+    first: str
+    second: str
+    agreement: float
+    differing_images: int
+    largest_steps: float
+    mean_steps: float
+    first_differences: dict[str, int]  # quantized value -> traced images in which it is the first that differs
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Runtimes, the simulation first, and every pair of them."""
+
+    images: int
+    bound: float  # of every pair's agreement
+    traced: int
+    runners: tuple[Runner, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(pair.agreement >= self.bound for pair in self.pairs)
+
+
+def verify(
+    student: onnx.ModelProto,
+    runtimes: Sequence[Runtime],
+    images: Images,
+    teacher_logits: np.ndarray | None = None,
+    simulation: onnx.ModelProto | None = None,
+    bound: float | None = None,
+    trace: int = 20,
+    threads: int = 0,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Verification:
+    """The exported student under each runtime and as simulated, on all images.
+
+    simulation: the QDQ student that was trained; None: the exported nodes as they stand. bound: least top-1 agreement of a
+    pair; None: BOUND, or BOUND_BELOW_4_BITS where a quantizer has fewer than 4 bits. trace: images to trace of those that
+    differ. Raises InputError where a runtime cannot run the student.
+    """
+    quantizers = qdq.find(student)
+    if not quantizers:
+        raise InputError("the student has no quantizers; wanted an exported QDQ model, such as run/student.int8.onnx.")
+    value, pixels = find_logits(student).value, images.read(np.arange(len(images)))
+    model, simulated = with_output(student, value), with_output(simulation or student, value)
+    tell(SIMULATION)
+    found = {SIMULATION: Answers(runtime.ort.__version__, simulate(simulated, pixels, threads))}
+    for one in runtimes:
+        tell(one.name)
+        found[one.name] = answers(one, model, pixels, threads)
+    logits = {name: _rank_two(made.outputs[value]) for name, made in found.items()}
+    differing = np.flatnonzero(sum((each != logits[SIMULATION]).any(axis=1) for each in logits.values()))[: max(trace, 0)]
+    runs, untraceable = {}, {}
+    if len(differing):
+        tell(f"tracing {len(differing)} images")
+        runs, untraceable = _watched(student, simulation or student, value, runtimes, logits, differing, pixels, threads)
+    runners = [
+        Runner(
+            name,
+            made.version,
+            None if images.labels is None else top_k(logits[name], images.labels, 1),
+            None if teacher_logits is None else agreement(teacher_logits, logits[name]),
+            float_nodes(made.optimized) if made.optimized is not None else None,
+            tuple(departures(student, pixels[differing], runs[name].outputs, runs[name].optimized)) if name in runs else (),
+            untraceable.get(name, ""),
+        )
+        for name, made in found.items()
+    ]
+    step, values = logits_step(student), list(activations(student))
+    pairs = [_pair(a, b, logits[a], logits[b], step, runs, values) for a, b in combinations(found, 2)]
+    limit = bound if bound is not None else default_bound(quantizers)
+    return Verification(len(images), limit, len(differing), tuple(runners), tuple(pairs))
+
+
+def _pair(a: str, b: str, ours: np.ndarray, theirs: np.ndarray, step: float, runs, values: list[str]) -> Pair:
+    steps = np.abs(ours.astype(np.float64) - theirs) / step
+    first = first_differences(runs[a].outputs, runs[b].outputs, values) if a in runs and b in runs else {}
+    count = int(steps.any(axis=1).sum())
+    return Pair(a, b, agreement(ours, theirs), count, float(steps.max()), float(steps.mean()), first)
+
+
+def _watched(student, simulation, value: str, runtimes, logits, differing: np.ndarray, pixels: np.ndarray, threads: int):
+    """Name -> its Answers on the differing images with every quantized activation among them, and name -> why there are none."""
+    watched, few = [value, *activations(student)], pixels[differing]
+    runs: dict[str, Answers] = {}
+    untraceable: dict[str, str] = {}
+    for one in [None, *runtimes]:
+        name = SIMULATION if one is None else one.name
+        try:
+            if one is None:
+                runs[name] = Answers("", simulate(exposed(simulation, watched), few, threads))
+            else:
+                runs[name] = answers(one, exposed(student, watched), few, threads)
+        except InputError as error:
+            untraceable[name] = str(error)
+            continue
+        if not np.array_equal(_rank_two(runs[name].outputs[value]), logits[name][differing]):
+            del runs[name]
+            untraceable[name] = "its answers are others while its inner values are watched, so it fuses over a quantizer"
+    return runs, untraceable
+
+
+def simulate(model: onnx.ModelProto, images: np.ndarray, threads: int = 0) -> dict[str, np.ndarray]:
+    """Every output of the nodes exactly as they stand, by name."""
+    session = runtime.open_session(model, threads or None, optimized=False)
+    fixed = session.get_inputs()[0].shape[0]
+    size = fixed if isinstance(fixed, int) else BATCH
+    count = len(images)
+    images = images[np.resize(np.arange(count), -(-count // size) * size)] if isinstance(fixed, int) else images
+    parts = [runtime.run(session, images[i : i + size]) for i in range(0, len(images), size)]
+    return dict(zip([value.name for value in model.graph.output], (np.concatenate(part)[:count] for part in zip(*parts))))
+
+
+def exposed(model: onnx.ModelProto, values: list[str]) -> onnx.ModelProto:
+    """The model with these values as outputs too; the integers that a quantizer gives do not stop onnxruntime's fusion."""
+    for value in values:
+        model = with_output(model, value)
+    return model
+
+
+def logits_step(model: onnx.ModelProto) -> float:
+    """The scale of the last quantizer before the logits; 1 where there is none."""
+    made_by = producers(model)
+    node = made_by.get(find_logits(model).value)
+    while node is not None and node.op_type in MOVING:
+        node = made_by.get(node.input[0])
+    if node is None or node.op_type != "DequantizeLinear":
+        return 1.0
+    return float(array(initializers(model)[node.input[1]]).reshape(-1)[0])
+
+
+def float_nodes(optimized: onnx.ModelProto) -> int:
+    return sum(node.op_type in HEAVY for node in optimized.graph.node)
+
+
+def default_bound(quantizers: list[qdq.Quantizer]) -> float:
+    """By the fewest bits of any quantizer; a narrow range has 2**bits - 2 steps."""
+    steps = min(q.integers.qmax - q.integers.qmin for q in quantizers)
+    return BOUND if steps >= 2**4 - 2 else BOUND_BELOW_4_BITS
+
+
+def _rank_two(scores: np.ndarray) -> np.ndarray:
+    return scores.reshape(len(scores), -1)
+
+
+# ---- as text ----
+
+
+def render(v: Verification) -> str:
+    """What was found, as aligned text."""
+    beside = {pair.second: pair for pair in v.pairs if pair.first == SIMULATION}
+    heads = ["", "version", "top-1 %", "teacher %", "simulation %", "differ", "largest", "mean steps", "float nodes"]
+    lines = [heads] + [_line(runner, beside.get(runner.name)) for runner in v.runners]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    text = ["  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))) for line in lines]
+    least = min(v.pairs, key=lambda pair: pair.agreement)
+    verdict = "ok" if v.passed else "TOO LOW"
+    text += [
+        "",
+        f"least agreement of any two on {v.images:,} images: {100 * least.agreement:.2f} % ({least.first}, {least.second}); "
+        f"at least {100 * v.bound:g} % wanted: {verdict}",
+    ]
+    for pair in beside.values():
+        if pair.first_differences:
+            named = ", ".join(f"{value} ({count})" for value, count in list(pair.first_differences.items())[:3])
+            text.append(f"{pair.second} parts from the {pair.first} first at {named}; {v.traced} images traced")
+    for runner in v.runners:
+        text += [f"{runner.name} cannot be traced: {runner.untraceable}"] if runner.untraceable else []
+        ties = [one for one in runner.departures if one.explained]
+        if ties:
+            text.append(
+                f"{runner.name}: {sum(one.count for one in ties)} rounding ties in {len(ties)} values, "
+                f"within {max(one.tie_distance for one in ties):.1e} steps of a tie"
+            )
+        text += [
+            f"{runner.name}: UNEXPLAINED, {one.count} integers of {one.value} ({one.operator}), off by up to {one.largest}"
+            for one in runner.departures
+            if not one.explained
+        ]
+    return "\n".join(text)
+
+
+def as_data(v: Verification) -> dict[str, Any]:
+    """What was found, for JSON."""
+    kinds = {(r.name, one.value): one.kind for r in v.runners for one in r.departures}
+    data = {**asdict(v), "passed": v.passed}
+    for runner in data["runners"]:
+        for one in runner["departures"]:
+            one["kind"] = kinds[runner["name"], one["value"]]
+    return data
+
+
+def _line(runner: Runner, pair: Pair | None) -> list[str]:
+    percent = lambda share: "-" if share is None else f"{100 * share:.2f}"  # noqa: E731
+    found = ["-"] * 4
+    if pair is not None:
+        found = [
+            percent(pair.agreement),
+            f"{pair.differing_images:,}",
+            f"{pair.largest_steps:.1f}",
+            f"{pair.mean_steps:.5f}",
+        ]
+    return [
+        runner.name,
+        runner.version,
+        percent(runner.top1),
+        percent(runner.teacher_agreement),
+        *found,
+        "-" if runner.float_nodes is None else str(runner.float_nodes),
+    ]
