@@ -84,6 +84,7 @@ accept: install
 # The pages that are made from the code.
 docs: install
 	$(BIN)/python scripts/make_cli_page.py > docs/cli.md
+	$(BIN)/python scripts/make_targets_page.py
 
 clean:
 	rm -rf $(OUT) runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

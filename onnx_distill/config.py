@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from onnx_distill.errors import InputError
+from onnx_distill.targets import DEFAULT, target_of
 
 
 def _check(holds: bool, found: str, wanted: str) -> None:
@@ -19,19 +20,36 @@ class QuantizeConfig:
     weight_bits: int = 8  # 2..8; 8 costs nothing, 4 wants training, 2 wants long training
     activation_bits: int = 8  # 2..8
     edge_bits: int = 8  # first and last layer; 0 treats them like the others
-    per_channel: bool = True  # one weight scale per output channel; False loses tens of points on depthwise nets
-    symmetric: bool = False  # activations with zero point 0 in int8; asymmetric uint8 is what ORT wants on x86
+    per_channel: Optional[bool] = (
+        None  # one weight scale per output channel; False loses tens of points on depthwise nets; None: the target's
+    )
+    symmetric: Optional[bool] = None  # activations with zero point 0 in int8; None: the target's
     calibration_method: str = "auto"  # auto: minmax at 8 bits, mse below
     percentile: Optional[float] = (
         None  # % of values inside the range, for the method percentile; None: 99.99, or 99.7 below 7 bits
     )
     exclude: tuple[str, ...] = ()  # node name patterns left in float
+    target: str = DEFAULT  # the runtime that it is for, a row of targets.py
 
     def __post_init__(self):
+        target = target_of(self.target)
+        for name in ("symmetric", "per_channel"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(target, name))
         for name in ("weight_bits", "activation_bits"):
             value = getattr(self, name)
             _check(2 <= value <= 8, f"{name} is {value}", "2 to 8")
         _check(self.edge_bits == 0 or 2 <= self.edge_bits <= 8, f"edge_bits is {self.edge_bits}", "2 to 8, or 0 for none")
+        _check(
+            self.symmetric or not target.symmetric,
+            "activations are asymmetric",
+            f"symmetric ones for {self.target}: leave out --asymmetric",
+        )
+        _check(
+            target.clips or (self.activation_bits == 8 and self.edge_bits in (0, 8)),
+            f"activations have {min(self.activation_bits, self.edge_bits or 8)} bits",
+            f"8 for {self.target}, which reads no Clip between its quantizers",
+        )
         methods = ("auto", "minmax", "percentile", "mse", "entropy")
         _check(self.calibration_method in methods, f"calibration_method is {self.calibration_method!r}", " | ".join(methods))
         _check(

@@ -6,39 +6,99 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_distill import numerics, qdq
 from onnx_distill.bias import align_biases, biased_sides
-from onnx_distill.model import array, fresh_name, initializers, names, prune
+from onnx_distill.errors import InputError
+from onnx_distill.model import array, fresh_name, initializers, names, opset, prune
+from onnx_distill.normalize.opset import to_opset
 from onnx_distill.qdq import Quantizer
+from onnx_distill.targets import DEFAULT, TARGETS, Target
+
+INT4_OPSET = 21  # the first whose DequantizeLinear reads 4-bit integers
+UNSIGNED = 128  # zero point of signed integers that are stored as unsigned ones
 
 
-def export(student: onnx.ModelProto) -> onnx.ModelProto:
-    """The QDQ student with integer weights and biases; computes what the student computes."""
+INT4 = numerics.weight_range(4)
+
+
+def export(student: onnx.ModelProto, target: Target = TARGETS[DEFAULT], weight_storage: str = "int8") -> onnx.ModelProto:
+    """The QDQ student with integer weights and biases, as the target wants them; computes what the student computes.
+
+    weight_storage: int4 keeps weights of 4 bits and fewer two to a byte, which wants opset 21 (onnxruntime 1.20 or newer).
+    Raises InputError where the student was quantized for something that the target cannot run.
+    """
     made = onnx.ModelProto()
     made.CopyFrom(student)
     align_biases(made)
     quantizers = qdq.find(made)
-    _store_biases(made, {q.result: q for q in quantizers})
+    check_target(made, quantizers, target)
+    packed = weight_storage == "int4"
+    if packed and opset(made) < INT4_OPSET:
+        made = to_opset(made, INT4_OPSET)
+    if target.bias == "int32":
+        _store_biases(made, {q.result: q for q in quantizers})
     constants = initializers(made)
     for q in quantizers:
         if q.source in constants and not q.stored:
-            _store_weight(made, q, constants)
+            _store_weight(made, q, constants, target, packed and q.integers.qmax <= INT4.qmax)
     prune(made)
     return made
 
 
-def _store_weight(model: onnx.ModelProto, q: Quantizer, constants: dict[str, onnx.TensorProto]) -> None:
+def check_target(model: onnx.ModelProto, quantizers: list[Quantizer], target: Target) -> None:
+    """Raises InputError where a quantizer is not what the target runs: such a student must be quantized for it."""
+    constants = initializers(model)
+    for q in quantizers:
+        weight = q.source in constants
+        zero_point = array(constants[q.zero_point]) if q.zero_point else np.int32(0)
+        found = ""
+        if weight and q.integers.dtype == "int8" and q.integers.qmax > target.weight_limit and not q.stored:
+            found = f"weights to {q.integers.qmax}"
+        elif target.symmetric and np.any(zero_point):
+            found = f"a zero point of {int(np.max(zero_point))}"
+        elif not target.clips and not weight and not q.integers.fills_container:
+            found = f"integers {q.integers.qmin} to {q.integers.qmax} in {q.integers.dtype}"
+        if found:
+            raise InputError(
+                f"{q.source!r} has {found}, which {target.name} does not run; quantize and train with --target {target.name}."
+            )
+
+
+def _store_weight(
+    model: onnx.ModelProto, q: Quantizer, constants: dict[str, onnx.TensorProto], target: Target, packed: bool
+) -> None:
+    """Put integers in place of the float weight: two to a byte (packed), or in 8 bits, moved by 128 for unsigned ones."""
     weights = array(constants[q.source])
     scale = numerics.broadcastable(array(constants[q.scale]), weights.ndim, q.axis)
     zero_point = array(constants[q.zero_point]).astype(np.int32) if q.zero_point else np.int32(0)
     zero_point = zero_point.reshape(scale.shape) if np.ndim(zero_point) else zero_point
-    integers = numerics.quantize(weights, scale, zero_point, q.integers.qmin, q.integers.qmax).astype(q.integers.dtype)
-    name = fresh_name(f"{q.source}/integers", names(model))
-    model.graph.initializer.append(numpy_helper.from_array(integers, name))
+    integers = numerics.quantize(weights, scale, zero_point, q.integers.qmin, q.integers.qmax)
+    taken = names(model)
+    stored, zero = fresh_name(f"{q.source}/integers", taken), fresh_name(f"{q.source}/stored_zero_point", taken)
+    points = np.broadcast_to(zero_point, np.shape(array(constants[q.scale]))) if np.ndim(zero_point) == 0 else zero_point
+    points = points.reshape(np.shape(array(constants[q.scale])))
     dequantize = next(node for node in model.graph.node if node.output[0] == q.result)
-    dequantize.input[0] = name
+    if packed:
+        _add(model, stored, integers, TensorProto.INT4)
+        _add(model, zero, points, TensorProto.INT4)
+    elif target.weights == "uint8":
+        _add(model, stored, integers + UNSIGNED, TensorProto.UINT8)
+        _add(model, zero, points + UNSIGNED, TensorProto.UINT8)
+    else:
+        model.graph.initializer.append(numpy_helper.from_array(integers.astype(q.integers.dtype), stored))
+        zero = q.zero_point
+    del dequantize.input[2:]
+    dequantize.input[0] = stored
+    dequantize.input.extend([zero] if zero else [])
+
+
+def _add(model: onnx.ModelProto, name: str, values: Any, kind: int) -> None:
+    tensor = helper.make_tensor(name, kind, np.shape(values), np.asarray(values).ravel().tolist())
+    if kind == TensorProto.UINT8:
+        tensor = numpy_helper.from_array(np.asarray(values, np.uint8), name)
+    model.graph.initializer.append(tensor)
 
 
 def _store_biases(model: onnx.ModelProto, by_result: dict[str, Quantizer]) -> None:

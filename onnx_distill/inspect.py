@@ -13,6 +13,7 @@ from onnx_distill import model as models
 from onnx_distill.errors import InputError
 from onnx_distill.logits import find_logits, label, value_types
 from onnx_distill.normalize import Rewrite, normalize
+from onnx_distill.provenance import provenance
 from onnx_distill.trainability import Obstacle, find_obstacles, operator
 
 LAST_NODES = 6  # listed for those who must name the logits themselves: enough for Gemm, Reshape, Softmax and what follows
@@ -56,6 +57,7 @@ class Inspection:
     rewrites: tuple[Rewrites, ...]  # what normalize would make of it, so that it can be trained
     obstacles: tuple[Obstacle, ...]  # what is left after them
     refused: str  # why nothing can be rewritten; '' where it can
+    provenance: dict[str, str]  # what this project's commands wrote into it
 
 
 def inspect(model: onnx.ModelProto, logits: str | None = None) -> Inspection:
@@ -84,6 +86,7 @@ def inspect(model: onnx.ModelProto, logits: str | None = None) -> Inspection:
         rewrites=rewrites,
         obstacles=obstacles,
         refused=refused,
+        provenance=provenance(model),
     )
 
 
@@ -150,6 +153,7 @@ def render(inspection: Inspection) -> str:
     rows += [] if inspection.logits else _column("last nodes", inspection.last_nodes)
     rows += _column("operators", [f"{count:5} {op}" for op, count in inspection.operators.items()])
     rows += [("parameters", size), ("quantized", f"yes: {inspection.quantized}" if inspection.quantized else "no")]
+    rows += _column("made with", [f"{name} {value}" for name, value in inspection.provenance.items()])
     rows += _column("rewritten", [_rewrite(rewrites) for rewrites in inspection.rewrites] or ["nothing"])
     rows += [("refused", inspection.refused)] if inspection.refused else []
     rows += _column("not trainable", [_complaint(obstacle) for obstacle in inspection.obstacles] or ["nothing"])

@@ -32,16 +32,21 @@ class IntegerRange:
         return (self.qmin, self.qmax) == (info.min, info.max)
 
 
-def weight_range(bits: int) -> IntegerRange:
-    """Symmetric narrow range: -127..127 for 8 bits, -7..7 for 4, -1..1 for 2; int8."""
-    limit = 2 ** (bits - 1) - 1
+def weight_range(bits: int, limit: int = 127) -> IntegerRange:
+    """Symmetric narrow range: -127..127 for 8 bits, -7..7 for 4, -1..1 for 2, never beyond `limit`; int8."""
+    limit = min(2 ** (bits - 1) - 1, limit)
     return IntegerRange(-limit, limit, "int8")
 
 
-def activation_range(bits: int, symmetric: bool = False, nonnegative: bool = False) -> IntegerRange:
-    """Asymmetric: 0..2**bits - 1 in uint8. Symmetric: zero point 0 in int8, and 0..qmax where no value is negative."""
+def activation_range(bits: int, symmetric: bool = False, nonnegative: bool = False, fills: bool = False) -> IntegerRange:
+    """Asymmetric: 0..2**bits - 1 in uint8. Symmetric: zero point 0 in int8, and 0..qmax where no value is negative.
+
+    fills: 8 symmetric bits are all of int8, -128..127, whatever the values.
+    """
     if not symmetric:
         return IntegerRange(0, 2**bits - 1, "uint8")
+    if fills and bits == 8:
+        return IntegerRange(-128, 127, "int8")
     limit = 2 ** (bits - 1) - 1
     return IntegerRange(0 if nonnegative else -limit, limit, "int8")
 

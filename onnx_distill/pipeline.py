@@ -10,7 +10,7 @@ from typing import Callable, Sequence
 import numpy as np
 import onnx
 
-from onnx_distill import runtime
+from onnx_distill import __version__, runtime
 from onnx_distill.adopt import adopt
 from onnx_distill.artifacts import class_count
 from onnx_distill.calibrate import calibrate, choose_range
@@ -30,9 +30,11 @@ from onnx_distill.normalize.prepare import constants_of, pinned_to, prepare
 from onnx_distill.normalize.trace import first_empty
 from onnx_distill.placement import plan, with_node_names
 from onnx_distill.preflight import IMAGES, preflight
+from onnx_distill.provenance import data_sha256, provenance, stamp
 from onnx_distill.qdq import is_quantized
 from onnx_distill.quantize import quantize, with_quantizable_opset
 from onnx_distill.state import StateStore
+from onnx_distill.targets import DEFAULT, target_of
 from onnx_distill.train import Checkpoint, Progress, Trained, check_fit, train
 from onnx_distill.verify.agree import Verification, verify
 from onnx_distill.verify.environments import Runtime
@@ -90,11 +92,14 @@ def quantize_with_images(
     )
     ranges = {
         site.value: choose_range(
-            found[site.value], _method(config, site.integers), site.integers, config.symmetric, config.percentile
+            found[site.value], _method(config, site.integers), site.integers, bool(config.symmetric), config.percentile
         )
         for site in sites.activations
     }
-    return quantize(prepared, sites, ranges, config)
+    made = quantize(prepared, sites, ranges, config)
+    facts = {name: getattr(config, name) for name in ("target", "weight_bits", "activation_bits")}
+    methods = sorted({_method(config, site.integers) for site in sites.activations})
+    return stamp(made, tool=__version__, calibration="+".join(methods), **facts)
 
 
 def _shape(images: Images) -> tuple[int, ...]:
@@ -125,15 +130,22 @@ def _method(config: QuantizeConfig, integers) -> str:
     return "minmax" if integers.qmax - integers.qmin >= 127 else "mse"
 
 
-def deployable(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto:
+def deployable(
+    student: onnx.ModelProto, teacher: onnx.ModelProto, target: str | None = None, weight_storage: str = "int8"
+) -> onnx.ModelProto:
     """The QDQ student in integers with the teacher's own tail: a drop-in replacement for the teacher.
 
     It takes what the teacher takes, but for height and width that the student was pinned to and inputs that it has constants for.
+    target: a name of targets.py; None: the one that it was quantized for. weight_storage: see export.
     """
     if not is_quantized(student):
         raise InputError("the student has no quantizers; wanted a QDQ model. Make one with `onnx-distill quantize`.")
-    original = like(student, teacher)
-    return put_back_tail(back_to(export(student), original), original)
+    original, logits = like(student, teacher), student.graph.output[0].name
+    runs_on = target_of(target or provenance(student).get("target", DEFAULT))
+    made = put_back_tail(back_to(export(student, runs_on, weight_storage), original), original)
+    origin = provenance(teacher).get("teacher_sha256")
+    storage = weight_storage if weight_storage != "int8" else None
+    return stamp(made, tool=__version__, teacher_sha256=origin, logits=logits, target=runs_on.name, weight_storage=storage)
 
 
 def like(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto:
@@ -181,7 +193,19 @@ def distill(
     score = scorer(held_out, float_model, config.threads)
     if config.preflight:
         _warn_of_dead(preflight(student, rest.read(np.arange(min(IMAGES, len(rest)))), config), watch)
-    return train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation, store)
+    trained = train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation, store)
+    kind = "top-1" if held_out.labels is not None else "agreement with the teacher"
+    stamp(
+        trained.best.student,
+        temperature=loss.temperature,
+        alpha=loss.alpha,
+        epochs=f"{trained.best.epoch:g}",
+        data_sha256=data_sha256(images),
+        score_of=f"{kind} on {len(held_out)} held-out images",
+        score_before=f"{trained.scores[0][1]:.6f}",
+        score_after=f"{trained.best.score:.6f}",
+    )
+    return trained
 
 
 def _warn_of_dead(parameters: list[str], watch: Watch) -> None:
@@ -280,8 +304,12 @@ def run(
     validation: int = 5000,
     watch: Watch = Watch(),
     store: StateStore | None = None,
+    weight_storage: str = "int8",
 ) -> Outcome:
-    """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`."""
+    """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`.
+
+    weight_storage: int4 makes it student.int4.onnx; see export.
+    """
     watch.stage("cut")
     float_model = cut(teacher, logits)
 
@@ -298,14 +326,17 @@ def run(
     save(trained.best.student, folder / "trained.qdq.onnx")
 
     watch.stage("export")
-    result = deployable(trained.best.student, teacher)
-    save(result, folder / "student.int8.onnx")
+    result, exported = (
+        deployable(trained.best.student, teacher, None, weight_storage),
+        folder / f"student.{weight_storage}.onnx",
+    )
+    save(result, exported)
 
     watch.stage("measure")
-    models = {"float": teacher, "PTQ": deployable(student, teacher), "distilled": result}
+    models = {"float": teacher, "PTQ": deployable(student, teacher, None, weight_storage), "distilled": result}
     rows = measure(models, test_images, config.threads, logits=float_model.graph.output[0].name)
     configs = {"quantize": asdict(quantization), "distill": asdict(loss), "train": asdict(config)}
     summary = {"config": configs, "rows": [{"name": row.name, **asdict(row.measured)} for row in rows]}
     with replacing(folder / "result.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1))
-    return Outcome(folder / "student.int8.onnx", rows, trained)
+    return Outcome(exported, rows, trained)

@@ -18,6 +18,7 @@ from onnx_distill.model import fresh_name
 from onnx_distill.numerics import IntegerRange, activation_range, weight_range
 from onnx_distill.placement_graph import Graph
 from onnx_distill.placement_table import OUTPUT_AXIS, WEIGHTED, weight_axis
+from onnx_distill.targets import target_of
 
 CONSTANT_BITS = 8  # of a constant operand of Add, Mul or MatMul: it lies in 8 bits anyway
 
@@ -69,15 +70,19 @@ def plan(model: onnx.ModelProto, config: QuantizeConfig) -> Plan:
     weights = _weight_sites(graph, config)
     activations = tuple(_activation_site(value, graph, edge, config) for value in wanted if value not in graph.constants)
     operands = [value for value in wanted if value in graph.constants and value not in {site.value for site in weights}]
-    constants = tuple(ActivationSite(value, activation_range(CONSTANT_BITS, config.symmetric)) for value in operands)
+    constants = tuple(ActivationSite(value, _range(CONSTANT_BITS, config)) for value in operands)
     return Plan(activations, weights, graph.aliases(wanted), constants)
 
 
 def _activation_site(value: str, graph: Graph, edge: set[str], config: QuantizeConfig) -> ActivationSite:
     bits = config.edge_bits if value in edge and config.edge_bits else config.activation_bits
     absorbed = graph.absorbed(value)
-    integers = activation_range(bits, config.symmetric, nonnegative=any(graph.bounds(node)[0] == 0 for node in absorbed))
+    integers = _range(bits, config, nonnegative=any(graph.bounds(node)[0] == 0 for node in absorbed))
     return ActivationSite(value, integers, tuple(node.name for node in absorbed))
+
+
+def _range(bits: int, config: QuantizeConfig, nonnegative: bool = False) -> IntegerRange:
+    return activation_range(bits, bool(config.symmetric), nonnegative, fills=not target_of(config.target).clips)
 
 
 def _weight_sites(graph: Graph, config: QuantizeConfig) -> tuple[WeightSite, ...]:
@@ -87,7 +92,7 @@ def _weight_sites(graph: Graph, config: QuantizeConfig) -> tuple[WeightSite, ...
             continue
         bits = config.edge_bits if config.edge_bits and graph.is_first_or_last(node) else config.weight_bits
         axis = weight_axis(node, len(graph.constants[node.input[1]].dims)) if config.per_channel else None
-        site = WeightSite(node.input[1], weight_range(bits), axis)
+        site = WeightSite(node.input[1], weight_range(bits, target_of(config.target).weight_limit), axis)
         sites[site.value] = _wider(site, sites.get(site.value, site))
     return tuple(sites.values())
 

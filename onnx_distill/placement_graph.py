@@ -18,13 +18,14 @@ from onnx_distill.errors import InputError
 from onnx_distill.logits import value_types
 from onnx_distill.model import array, closest, consumers, image_input, initializers, producers, shape_of
 from onnx_distill.placement_table import ABSORBED, FLOAT_RESULT, JOINING, PASSING, SHRINKING, WEIGHTED, role_of
+from onnx_distill.targets import target_of
 
 
 class Graph:
     """Look-ups for one model under one configuration."""
 
     def __init__(self, model: onnx.ModelProto, config: QuantizeConfig):
-        self.model, self.symmetric = model, config.symmetric
+        self.model, self.symmetric = model, bool(config.symmetric)
         self.constants, self.made_by, self.readers = initializers(model), producers(model), consumers(model)
         self.outputs = {value.name for value in model.graph.output}
         self.types = value_types(model)
@@ -32,6 +33,7 @@ class Graph:
         self.roles = {id(node): self._role(node) for node in model.graph.node}
         self.joining: set[int] = set()
         self._join()
+        self.float_sums = self._float_sums() if target_of(config.target).float_sums else set()
         self.before_first, self.first = self._until_weighted({image_input(model).name})
         _, self.last = self._until_weighted(self.outputs, backwards=True)
         self.after_last, _ = self._until_weighted({node.output[0] for node in self.last.values()})
@@ -148,7 +150,23 @@ class Graph:
         results = [self.absorbing(name) for name in node.output]
         if self._may_give_floats(node):
             results = [name for name in results if self._is_taken(name) or self._is_result(name)]
-        return [*inputs, *results]
+        return [name for name in (*inputs, *results) if name not in self.float_sums]
+
+    def _float_sums(self) -> set[str]:
+        """Of each sum in integers, the operand that it takes as floats: the last layer's result that nothing else reads."""
+        order = {node.output[0]: number for number, node in enumerate(self.model.graph.node)}
+        found = set()
+        for node in self.model.graph.node:
+            if node.op_type == "Add" and self.is_integer(node):
+                own = [name for name in node.input if self._is_only_summed(name)]
+                found |= {max(own, key=order.__getitem__)} if own else set()
+        return found
+
+    def _is_only_summed(self, value: str) -> bool:
+        node = self.made_by.get(value)
+        readers = self.readers.get(value, [])
+        alone = len(readers) == 1 and list(readers[0].input).count(value) == 1 and value not in self.outputs
+        return alone and node is not None and self.role(node) == WEIGHTED
 
     def is_first_or_last(self, node: onnx.NodeProto) -> bool:
         return node.output[0] in self.first or node.output[0] in self.last

@@ -19,6 +19,10 @@ from onnx_distill.model import array, attribute, initializers, producers
 from onnx_distill.numerics import IntegerRange
 
 CONTAINERS: dict[int, str] = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT8: "int8"}
+PACKED = {  # weights that are stored two to a byte
+    onnx.TensorProto.INT4: IntegerRange(-8, 7, "int8"),
+    onnx.TensorProto.UINT4: IntegerRange(0, 15, "uint8"),
+}
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,13 @@ def _read(dequantize: onnx.NodeProto, constants: dict, made_by: dict) -> Quantiz
     if stored in constants:
         if constants[stored].data_type == onnx.TensorProto.INT32:
             return None
-        kind = _kind(constants[stored], stored)
+        packed = PACKED.get(constants[stored].data_type)
         return Quantizer(
             stored,
             dequantize.output[0],
             scale,
             zero_point,
-            _container(kind),
+            packed or _container(_kind(constants[stored], stored)),
             _from_front(axis, constants[stored]),
             stored=True,
         )

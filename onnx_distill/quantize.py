@@ -19,6 +19,7 @@ from onnx_distill.normalize import opset as opsets
 from onnx_distill.placement import ActivationSite, Plan, WeightSite
 from onnx_distill.qdq import Quantizer
 
+FINE = 64  # steps on either side of 0: the largest weight decides, for clipping it would cost more than it gains
 OLDEST_IR = 8  # initializers need not be graph inputs
 
 
@@ -77,7 +78,7 @@ def _lift_constants(model: onnx.ModelProto) -> None:
 
 
 def _weight_quantizer(model, site: WeightSite, weights: np.ndarray, config: QuantizeConfig) -> Quantizer:
-    estimate = numerics.max_weight_scale if site.integers.qmax == 127 else numerics.mse_weight_scale
+    estimate = numerics.max_weight_scale if site.integers.qmax >= FINE else numerics.mse_weight_scale
     scale = estimate(weights, site.axis, site.integers.qmax)
     return _new_quantizer(model, site.value, site.integers, scale, 0, site.axis)
 
@@ -87,7 +88,7 @@ def _own_range(values: np.ndarray) -> tuple[float, float]:
 
 
 def _activation_quantizer(model, site: ActivationSite, limits: tuple[float, float], config: QuantizeConfig) -> Quantizer:
-    scale, zero_point = numerics.range_scale(*limits, site.integers, config.symmetric)
+    scale, zero_point = numerics.range_scale(*limits, site.integers, bool(config.symmetric))
     if qdq.wants_power_of_two(producers(model).get(site.value)):
         scale = np.exp2(np.rint(np.log2(scale)))
     return _new_quantizer(model, site.value, site.integers, scale, zero_point, None)

@@ -26,6 +26,7 @@ from onnx_distill.cli.options import (
     output_folder,
     quantize_options,
     seed_option,
+    storage_option,
     teacher_option,
     threads_option,
     train_options,
@@ -35,23 +36,27 @@ from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut as cut_model
 from onnx_distill.errors import InputError
 from onnx_distill.profile import cost_table, costs
+from onnx_distill.provenance import provenance
 from onnx_distill.run_folder import RunFolder, made_folder
 from onnx_distill.run_report import report_of, write_report
+from onnx_distill.targets import TARGETS
 
 
 @click.command()
 @model_argument("teacher")
 @logits_option
 @model_options
+@json_option
 @output_file
-def cut(teacher, logits, output, input_shape, constants):
+def cut(teacher, logits, as_json, output, input_shape, constants):
     """Truncate a classifier at its logits.
 
     Example: onnx-distill cut teacher.onnx -o logits.onnx --logits MobilenetV2/Predictions/Reshape
     """
     made = cut_model(load(teacher, input_shape, constants), logits)
     models.save(made, output)
-    click.echo(f"{output}: cut at {made.graph.output[0].name}")
+    value = made.graph.output[0].name
+    click.echo(json.dumps({"model": str(output), "logits": value}) if as_json else f"{output}: cut at {value}")
 
 
 @click.command()
@@ -62,9 +67,10 @@ def cut(teacher, logits, output, input_shape, constants):
 @quantize_options
 @seed_option
 @threads_option
+@json_option
 @output_file
 @config_option
-def quantize(model, output, logits, samples, seed, threads, input_shape, constants, **options):
+def quantize(model, output, logits, samples, seed, threads, as_json, input_shape, constants, **options):
     """Calibrate on images and insert Q/DQ: the PTQ baseline, and what train trains.
 
     MODEL is a float model; it is cut at its logits if `cut` has not done so.
@@ -76,7 +82,9 @@ def quantize(model, output, logits, samples, seed, threads, input_shape, constan
     images = open_data(loaded, options, labelled=False)
     made = pipeline.quantize_with_images(loaded, images, config, samples, seed, threads)
     models.save(made, output)
-    click.echo(f"{output}: W{config.weight_bits}A{config.activation_bits}, calibrated on {min(samples, len(images))} images")
+    used = min(samples, len(images))
+    text = f"{output}: W{config.weight_bits}A{config.activation_bits}, calibrated on {used} images"
+    click.echo(json.dumps({"student": str(output), "samples": used, **provenance(made)}) if as_json else text)
 
 
 @click.command()
@@ -86,12 +94,26 @@ def quantize(model, output, logits, samples, seed, threads, input_shape, constan
 @data_options
 @distill_options
 @train_options
+@storage_option
 @threads_option
 @output_folder
 @json_option
 @config_option
 @click.pass_context
-def train(ctx, student, teacher, output, validation, as_json, input_shape, constants, resume, log_every, **options):
+def train(
+    ctx,
+    student,
+    teacher,
+    output,
+    validation,
+    as_json,
+    input_shape,
+    constants,
+    resume,
+    log_every,
+    weight_storage,
+    **options,
+):
     """Distill: the teacher's logits train a QDQ student; the best is exported.
 
     Writes trained.qdq.onnx, student.int8.onnx, config.yaml and log.jsonl. Ctrl-C stops and keeps the best so far; a run that
@@ -107,10 +129,16 @@ def train(ctx, student, teacher, output, validation, as_json, input_shape, const
         folder, watch = _run_folder(ctx, path, resume, log_every)
         trained = pipeline.distill(qdq, original, images, validation, loss, config, watch, folder.store)
         models.save(trained.best.student, path / "trained.qdq.onnx")
-        models.save(pipeline.deployable(trained.best.student, original), path / "student.int8.onnx")
+        exported = pipeline.deployable(trained.best.student, original, weight_storage=weight_storage)
+        models.save(exported, path / f"student.{weight_storage}.onnx")
     _end(folder, trained, config.profile)
     before, best, speed = trained.scores[0][1], trained.best, trained.images_per_second
-    result = {"student": str(path / "student.int8.onnx"), "before": before, "best": best.score, "epoch": best.epoch}
+    result = {
+        "student": str(path / f"student.{weight_storage}.onnx"),
+        "before": before,
+        "best": best.score,
+        "epoch": best.epoch,
+    }
     text = f"{result['student']}: {100 * best.score:.2f} % on held-out images after {best.epoch:g} epochs, {100 * before:.2f} % before"
     click.echo(json.dumps({**result, "images_per_second": speed}) if as_json else f"{text}; {speed:.0f} images/s")
     _stop_code(ctx, trained)
@@ -119,15 +147,21 @@ def train(ctx, student, teacher, output, validation, as_json, input_shape, const
 @click.command()
 @model_argument("student")
 @teacher_option
+@click.option(
+    "--target", type=click.Choice(list(TARGETS)), help="The runtime that it is for.  [default: what it was quantized for]"
+)
+@storage_option
+@json_option
 @output_file
-def export(student, teacher, output):
+def export(student, teacher, target, weight_storage, as_json, output):
     """Turn a QDQ student into integers and put the teacher's tail back.
 
     Example: onnx-distill export run/trained.qdq.onnx --teacher teacher.onnx -o student.int8.onnx
     """
-    made = pipeline.deployable(models.load(student), models.load(teacher))
+    made = pipeline.deployable(models.load(student), load(teacher, None, ()), target, weight_storage)
     models.save(made, output)
-    click.echo(f"{output}: {made.ByteSize():,} bytes")
+    result = {"student": str(output), "bytes": made.ByteSize(), **provenance(made)}
+    click.echo(json.dumps(result) if as_json else f"{output}: {made.ByteSize():,} bytes")
 
 
 @click.command()
@@ -145,6 +179,7 @@ def export(student, teacher, output):
 @quantize_options
 @distill_options
 @train_options
+@storage_option
 @threads_option
 @output_folder
 @json_option
@@ -164,6 +199,7 @@ def run(
     constants,
     resume,
     log_every,
+    weight_storage,
     **options,
 ):
     """The whole way in one command: cut, quantize, train, export, and a table of what it gained.
@@ -182,7 +218,19 @@ def run(
     with made_folder(output) as path:
         folder, watch = _run_folder(ctx, path, resume, log_every)
         outcome = pipeline.run(
-            original, images, test, path, quantization, loss, config, logits, samples, validation, watch, folder.store
+            original,
+            images,
+            test,
+            path,
+            quantization,
+            loss,
+            config,
+            logits,
+            samples,
+            validation,
+            watch,
+            folder.store,
+            weight_storage,
         )
     _end(folder, outcome.trained, config.profile)
     print_rows(outcome.rows, as_json)

@@ -11,6 +11,7 @@ import numpy as np
 from onnx_distill import model as models
 from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, open_images
 from onnx_distill.normalize.prepare import image_shape, prepare
+from onnx_distill.provenance import file_sha256, provenance, stamp
 from onnx_distill.settings import read_settings
 
 
@@ -20,8 +21,11 @@ def chosen(kind, options: dict):
 
 
 def load(path: str, input_shape: tuple[int, ...] | None, constants: tuple[tuple[str, np.ndarray], ...]):
-    """The model in a file, with its size pinned and its further inputs given."""
-    return prepare(models.load(path), input_shape, dict(constants))
+    """The model in a file, with its size pinned and its further inputs given; its metadata say which file it comes from."""
+    loaded = models.load(path)
+    if "teacher_sha256" not in provenance(loaded):
+        stamp(loaded, teacher_sha256=file_sha256(path))
+    return prepare(loaded, input_shape, dict(constants))
 
 
 def open_data(model, options: dict, labelled: bool = True, classes: int | None = None, shape_of=None) -> Images:

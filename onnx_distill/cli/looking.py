@@ -25,6 +25,8 @@ from onnx_distill.cli.options import (
 from onnx_distill.compare import compare as compare_models
 from onnx_distill.data import batches
 from onnx_distill.errors import InputError
+from onnx_distill.execution import execution as look_at_execution
+from onnx_distill.execution import render_execution
 from onnx_distill.inspect import inspect as inspect_model
 from onnx_distill.inspect import render
 from onnx_distill.report import layer_table, table
@@ -36,15 +38,24 @@ from onnx_distill.verify import render as render_verification
 @model_argument("model")
 @logits_option
 @model_options
+@click.option(
+    "--execution", is_flag=True, help="Also which nodes the installed onnxruntime runs in integers, and which not."
+)
 @json_option
-def inspect(model, logits, as_json, input_shape, constants):
-    """Show what is in a model, where it would be cut, and what could not be trained.
+def inspect(model, logits, execution, as_json, input_shape, constants):
+    """Show what is in a model, where it comes from, where it would be cut, and what could not be trained.
 
     Example: onnx-distill inspect models/mobilenetv2-fashion.onnx
     """
     loaded = load(model, input_shape, constants) if input_shape or constants else models.load(model)
     found = inspect_model(loaded, logits)
-    click.echo(json.dumps(asdict(found), indent=1) if as_json else render(found))
+    runs = look_at_execution(loaded) if execution else None
+    if as_json:
+        click.echo(json.dumps({**asdict(found), **({"execution": asdict(runs)} if runs else {})}, indent=1))
+        return
+    click.echo(render(found))
+    if runs:
+        click.echo(render_execution(runs))
 
 
 @click.command("eval")

@@ -13,6 +13,7 @@ import numpy as np
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.data import PRESETS
 from onnx_distill.settings import read_settings
+from onnx_distill.targets import TARGETS
 
 DEFAULT = {**asdict(QuantizeConfig()), **asdict(DistillConfig()), **asdict(TrainConfig())}
 
@@ -42,6 +43,13 @@ output_folder = click.option(
     "-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder to write to; made if need be."
 )
 teacher_option = click.option("--teacher", required=True, type=click.Path(dir_okay=False), help="The original float model.")
+storage_option = click.option(
+    "--weight-storage",
+    type=click.Choice(["int8", "int4"]),
+    default="int8",
+    show_default=True,
+    help="How the exported file keeps weights of 4 bits and fewer; int4: two a byte, onnxruntime 1.20 or newer.",
+)
 logits_option = click.option("--logits", help="Node or value to cut at. Default: what feeds the final Softmax.")
 
 
@@ -150,20 +158,19 @@ data_options = options(
     ),
 )
 quantize_options = options(
+    choice("--target", "|".join(TARGETS), "The runtime that it is for; see docs/targets.md."),
     number("--weight-bits", int, "Bits of a weight, 2 to 8."),
     number("--activation-bits", int, "Bits of an activation, 2 to 8."),
     number("--edge-bits", int, "Bits in the first and last layer; 0: as the others."),
     click.option(
         "--per-channel/--per-tensor",
-        default=True,
-        show_default=True,
-        help="One weight scale per output channel, or one per tensor.",
+        default=None,
+        help="One weight scale per output channel, or one per tensor.  [default: the target's]",
     ),
     click.option(
         "--symmetric/--asymmetric",
-        default=False,
-        show_default=True,
-        help="Activations with zero point 0 in int8, or in uint8 with a free one.",
+        default=None,
+        help="Activations with zero point 0 in int8, or in uint8 with a free one.  [default: the target's]",
     ),
     choice(
         "--calibration-method",

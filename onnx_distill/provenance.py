@@ -1,0 +1,64 @@
+"""Where a model comes from, in its own metadata: `onnx_distill.` keys, each a short text. Nothing in them depends on the time.
+
+tool                the version that wrote the file
+teacher_sha256      of the teacher's file
+logits              value that the teacher was cut at
+target, weight_bits, activation_bits, calibration        how it was quantized
+temperature, alpha, epochs, data_sha256                  how it was trained, and on what
+score_of, score_before, score_after                      on held-out images, before and after training
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import numpy as np
+import onnx
+
+from onnx_distill.data import Images
+
+PREFIX = "onnx_distill."
+SAMPLES = 256  # images that go into a fingerprint, evenly spread, beside the number of all and every label
+KEYS = (
+    "tool teacher_sha256 logits target weight_bits activation_bits calibration temperature alpha epochs data_sha256 "
+    "score_of score_before score_after weight_storage"
+).split()
+
+
+def stamp(model: onnx.ModelProto, **facts: object) -> onnx.ModelProto:
+    """Write facts into the model's metadata, in place, over what stood under their keys; None leaves a key as it is."""
+    known = {name: str(value) for name, value in facts.items() if value is not None}
+    assert set(known) <= set(KEYS), f"unknown: {set(known) - set(KEYS)}"
+    kept = [
+        (e.key, e.value) for e in model.metadata_props if e.key[len(PREFIX) :] not in known or not e.key.startswith(PREFIX)
+    ]
+    del model.metadata_props[:]
+    for key, value in [*kept, *((PREFIX + name, known[name]) for name in sorted(known))]:
+        model.metadata_props.add(key=key, value=value)
+    return model
+
+
+def provenance(model: onnx.ModelProto) -> dict[str, str]:
+    """What the model says of itself, in the order of KEYS."""
+    found = {entry.key[len(PREFIX) :]: entry.value for entry in model.metadata_props if entry.key.startswith(PREFIX)}
+    return {name: found[name] for name in KEYS if name in found}
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """In hexadecimal, of the whole file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def data_sha256(images: Images) -> str:
+    """A fingerprint of images and labels as the model reads them: their number, every label, SAMPLES of the images."""
+    digest = hashlib.sha256(str(len(images)).encode())
+    if images.labels is not None:
+        digest.update(np.ascontiguousarray(images.labels, np.int64).tobytes())
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(SAMPLES, len(images))).astype(np.int64))
+    digest.update(images.read(chosen).astype("<f4").tobytes())
+    return digest.hexdigest()
