@@ -8,7 +8,7 @@ TRAIN  := $(DATA)/train-images-idx3-ubyte.gz
 TEST   := $(DATA)/t10k-images-idx3-ubyte.gz
 OUT    ?= build
 THREADS ?= 0
-RUNTIMES ?= wheel,onnxruntime,onnxruntime==1.16.3,reference
+RUNTIMES ?= wheel,onnxruntime,onnxruntime==1.17.3,reference
 
 # What `make quantize train` do by default; CI gives a small slice.
 BITS    ?= --weight-bits 4 --activation-bits 4

@@ -34,7 +34,7 @@ from onnx_distill.verify.agree import HEAVY, SIMULATION
 
 RECIPE = "--flip --shift 2"
 LATENCY_BATCHES = (1, 64)
-RUNTIMES = ("wheel", "onnxruntime", "onnxruntime==1.16.3", "reference")
+RUNTIMES = ("wheel", "onnxruntime", "onnxruntime==1.17.3", "reference")
 
 
 @dataclass(frozen=True)

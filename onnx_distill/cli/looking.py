@@ -115,7 +115,7 @@ def compare(student, teacher, samples, threads, as_json, input_shape, constants,
     "--runtimes",
     default="wheel,onnxruntime",
     show_default=True,
-    help="With commas: wheel (this Python's), onnxruntime, openvino (the newest; onnxruntime==1.16.3: that one), "
+    help="With commas: wheel (this Python's), onnxruntime, openvino (the newest; onnxruntime==1.17.3: that one), "
     "onnxruntime-web (under Node), reference (the onnx package's evaluator), onnxruntime=PYTHON.",
 )
 @click.option(

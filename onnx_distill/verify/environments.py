@@ -2,7 +2,7 @@
 
 wheel                       this Python's onnxruntime, the one that trains
 reference                   the evaluator of the onnx package
-onnxruntime, openvino       the newest release that pip finds for this Python; onnxruntime==1.16.3: that one
+onnxruntime, openvino       the newest release that pip finds for this Python; onnxruntime==1.17.3: that one
 onnxruntime-web             the newest that npm finds, under Node
 onnxruntime=/venv/bin/python        that Python's own; likewise for openvino and reference
 """
