@@ -14,7 +14,7 @@ RUNTIMES ?= wheel,onnxruntime,onnxruntime==1.17.3,reference
 BITS    ?= --weight-bits 4 --activation-bits 4
 RECIPE  ?= --epochs 1 --flip --shift 2
 
-.PHONY: install data cut quantize train demo test lint types bench results verify accept docs clean
+.PHONY: install data cut quantize train demo test lint types bench latency results verify accept docs clean
 
 install: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -62,6 +62,10 @@ $(VENV)-torch/installed:
 	$(PYTHON) -m venv $(VENV)-torch
 	$(VENV)-torch/bin/pip install --quiet torch onnx numpy
 	touch $@
+
+# The latency tables of docs/performance.md: ours, float and quantize_static's; 20 minutes on 2 cores.
+latency: install $(VENV)-deploy/installed
+	$(BIN)/python benchmarks/latency.py --deploy-python $(VENV)-deploy/bin/python
 
 # docs/results.md, measured: under an hour on 2 cores.
 results: install data $(VENV)-deploy/installed

@@ -1,6 +1,6 @@
 """The peer: onnxruntime.quantization.quantize_static (QDQ) on a float model and calibration images.
 
-    python benchmarks/peer_static.py FLOAT.onnx CALIBRATION.npy FOLDER
+    python benchmarks/peer_static.py FLOAT.onnx CALIBRATION.npy FOLDER [CASE METHOD]
 
 Runs in the environment of the newest stock onnxruntime and imports nothing of ours. Writes FOLDER/static-CASE-METHOD.onnx
 and prints each path.
@@ -31,14 +31,18 @@ class Reader(CalibrationDataReader):
         return next(self.batches, None)
 
 
-def main(source, calibration, folder):
+def main(source, calibration, folder, only_case=None, only_method=None):
     prepared, newer = Path(folder) / "static-prepared.onnx", Path(folder) / "static-opset21.onnx"
     quant_pre_process(source, str(prepared))
     onnx.save(onnx.version_converter.convert_version(onnx.load(str(prepared)), 21), str(newer))  # int4 needs opset 21
     images = np.load(calibration, allow_pickle=False)
     for case, (per_channel, weights) in CASES.items():
+        if only_case not in (None, case):
+            continue
         model = newer if weights == QuantType.QInt4 else prepared
         for method, kind in METHODS.items():
+            if only_method not in (None, method):
+                continue
             path = Path(folder) / f"static-{case}-{method}.onnx"
             quantize_static(
                 str(model),

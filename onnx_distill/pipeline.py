@@ -36,7 +36,7 @@ from onnx_distill.quantize import quantize, with_quantizable_opset
 from onnx_distill.state import StateStore
 from onnx_distill.targets import DEFAULT, target_of
 from onnx_distill.train import Checkpoint, Progress, Trained, check_fit, train
-from onnx_distill.verify.agree import Verification, verify
+from onnx_distill.verify.agree import Verification, logits_value, verify
 from onnx_distill.verify.environments import Runtime
 
 CALIBRATION_BATCH = 64
@@ -278,7 +278,7 @@ def verified(
 ) -> Verification:
     """An exported student of any input form under each runtime, beside its simulation and its teacher; see verify.verify."""
     shipped = as_images(student)
-    theirs = logits_of(teacher, images, threads, find_logits(shipped).value) if teacher is not None else None
+    theirs = logits_of(teacher, images, threads, logits_value(shipped)) if teacher is not None else None
     return verify(shipped, runtimes, images, theirs, simulation, bound, trace, threads, tell)
 
 

@@ -21,6 +21,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.evaluate import agreement, top_k, with_output
 from onnx_distill.logits import find_logits
 from onnx_distill.model import array, initializers, producers
+from onnx_distill.provenance import provenance
 from onnx_distill.verify.environments import BATCH, Answers, Runtime, answers
 from onnx_distill.verify.trace import MOVING, Departure, activations, departures, first_differences
 
@@ -90,7 +91,7 @@ def verify(
     quantizers = qdq.find(student)
     if not quantizers:
         raise InputError("the student has no quantizers; wanted an exported QDQ model, such as run/student.int8.onnx.")
-    value, pixels = find_logits(student).value, images.read(np.arange(len(images)))
+    value, pixels = logits_value(student), images.read(np.arange(len(images)))
     model, simulated = with_output(student, value), with_output(simulation or student, value)
     tell(SIMULATION)
     found = {SIMULATION: Answers(runtime.ort.__version__, simulate(simulated, pixels, threads))}
@@ -115,7 +116,7 @@ def verify(
         )
         for name, made in found.items()
     ]
-    step, values = logits_step(student), list(activations(student))
+    step, values = logits_step(student, value), list(activations(student))
     pairs = [_pair(a, b, logits[a], logits[b], step, runs, values) for a, b in combinations(found, 2)]
     limit = bound if bound is not None else default_bound(quantizers)
     return Verification(len(images), limit, len(differing), tuple(runners), tuple(pairs))
@@ -167,10 +168,16 @@ def exposed(model: onnx.ModelProto, values: list[str]) -> onnx.ModelProto:
     return model
 
 
-def logits_step(model: onnx.ModelProto) -> float:
+def logits_value(exported: onnx.ModelProto) -> str:
+    """The value that teacher and student were cut at: as the file says, for rewrites may have renamed what feeds its Softmax."""
+    said = provenance(exported).get("logits")
+    return said if said in producers(exported) else find_logits(exported).value
+
+
+def logits_step(model: onnx.ModelProto, logits: str) -> float:
     """The scale of the last quantizer before the logits; 1 where there is none."""
     made_by = producers(model)
-    node = made_by.get(find_logits(model).value)
+    node = made_by.get(logits)
     while node is not None and node.op_type in MOVING:
         node = made_by.get(node.input[0])
     if node is None or node.op_type != "DequantizeLinear":

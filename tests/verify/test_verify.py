@@ -208,7 +208,17 @@ def test_float_nodes_are_counted_before_and_after_fusion(pair):
 
 def test_differences_count_in_steps_of_the_last_quantizer(pair):
     _, exported = pair(8)
-    assert agree.logits_step(exported) == float(array(initializers(exported)["logits/scale"]))
+    assert agree.logits_step(exported, "logits") == float(array(initializers(exported)["logits/scale"]))
+
+
+def test_the_logits_are_those_that_the_file_names(images):
+    """What feeds the exported Softmax has another name where the teacher's tail begins with a node that rewrites drop."""
+    body = BODY.replace("p = Softmax(logits)", "same = Identity(logits) p = Softmax(same)")
+    teacher = graphs.net(body, "float[N, 5] p", head=HEAD)
+    student = graphs.student_of(cut(teacher, "logits"))
+    exported = pipeline.deployable(student, teacher)
+    assert agree.find_logits(exported).value == "same" and agree.logits_value(exported) == "logits"
+    assert verify(exported, [find_runtime("wheel")], images[0], simulation=student).passed
 
 
 @pytest.mark.parametrize(
