@@ -40,6 +40,7 @@ def open_session(
     """
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if threads:
         options.intra_op_num_threads = threads
     if not optimized:

@@ -155,8 +155,9 @@ def answers(runtime: Runtime, model: onnx.ModelProto, images: np.ndarray, thread
         job = {name: f"{place}/{file}" for name, file in _FILES.items()}
         save(model, job["model"])
         images.astype(np.float32, copy=False).tofile(job["images"])
+        names = [output.name for output in model.graph.output]
         job_file = Path(place) / "job.json"
-        job_file.write_text(json.dumps({**job, "shape": images.shape, "batch": batch, "threads": threads}))
+        job_file.write_text(json.dumps({**job, "names": names, "shape": images.shape, "batch": batch, "threads": threads}))
         done = subprocess.run([*runtime.command, str(job_file)], cwd=runtime.folder, capture_output=True, text=True)
         if done.returncode:
             raise InputError(f"{runtime.name} cannot run the model: {_last_line(done.stderr)}")

@@ -2,7 +2,7 @@
 
 Example: python worker.py onnxruntime job.json
 
-The job: model, images (raw float32), shape (of all images), batch, threads (0: the runtime's choice), outputs (file to write,
+The job: model, names (of its outputs), images (raw float32), shape (of all images), batch, threads (0: the runtime's choice), outputs (file to write,
 raw, each output's batches in order), optimized (file for the graph that onnxruntime made, or null). stdout says in JSON what was
 written: version, and name, dtype and shape of each output.
 """
@@ -43,8 +43,13 @@ def openvino(job: dict[str, Any]) -> tuple[str, Any, Predict]:
     if job["threads"]:
         settings["INFERENCE_NUM_THREADS"] = job["threads"]
     compiled = ov.Core().compile_model(job["model"], "CPU", settings)
-    names = [output.get_any_name() for output in compiled.outputs]
-    return ov.__version__, names, lambda images: [np.array(value) for value in compiled([images]).values()]
+    outputs = [compiled.output(name) for name in job["names"]]  # one output may have several names
+
+    def predict(images: np.ndarray) -> list[np.ndarray]:
+        results = compiled([images])
+        return [np.array(results[output]) for output in outputs]
+
+    return ov.__version__, job["names"], predict
 
 
 def reference(job: dict[str, Any]) -> tuple[str, Any, Predict]:
