@@ -378,7 +378,7 @@ def test_run_brings_a_3_bit_student_near_the_teacher_and_prints_json_alone(slice
     names += ["student.int8.onnx", "student.qdq.onnx", "trained.qdq.onnx"]
     assert sorted(path.name for path in (out / "run").iterdir()) == names
     stages = [line for line in result.err.splitlines() if line.startswith("== ")]
-    assert stages == ["== cut", "== quantize", "== train", "== export", "== measure"]
+    assert stages == ["== cut", "== quantize", "== train", "== export", "== measure", "== report"]
     assert_drop_in(out / "run" / "student.int8.onnx", TEACHER)
 
 

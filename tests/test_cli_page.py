@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import make_cli_page
 import pytest
 
@@ -25,3 +26,13 @@ def test_page_is_what_the_help_says():
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_every_command_has_an_example(name):
     assert f"Example: onnx-distill {name} " in (main.commands[name].help or "")
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_examples_can_be_copied_from_a_narrow_terminal(name):
+    """No line of one is broken anew where it is wider than the terminal: that would be another command."""
+    command = main.commands[name]
+    text = command.help or ""
+    example = text[text.index("Example: ") :].partition("\n\n")[0]
+    shown = command.get_help(click.Context(command, info_name=name, terminal_width=60)).splitlines()
+    assert {line.strip() for line in example.splitlines()} <= {line.strip() for line in shown}

@@ -10,43 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from test_cli import onnx_distill
 
 QUICK = "--batch-size 4 --validation 12 --epochs 2 --threads 1 --learn-steps all --shift 1"
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> Path:
-    """A folder with teacher.onnx (8x8 grey, three classes), set/ (a folder per class), list.txt and test.npz."""
-    import onnx
-    from onnx import numpy_helper, parser
-
-    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
-    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
-    tiny (float[n,1,8,8] image) => (float[n,3] probabilities) <int64[2] rows = {0, -1}> {
-        c = Conv<kernel_shape = [3,3]>(image, w1, b1)  a = Relu(c)  f = Reshape(a, rows)
-        logits = Gemm(f, w2, b2)  probabilities = Softmax(logits)
-    }""")
-    for name, shape in {"w1": (4, 1, 3, 3), "b1": (4,), "w2": (144, 3), "b2": (3,)}.items():
-        model.graph.initializer.append(numpy_helper.from_array(rng.normal(0, 0.3, shape).astype(np.float32), name))
-    onnx.save(model, str(folder / "teacher.onnx"))
-    pixels, labels = rng.integers(0, 256, (60, 8, 8), np.uint8), np.repeat(np.arange(3), 20)
-    np.savez(folder / "test.npz", images=pixels, labels=labels)
-    lines = []
-    for number, (image, label) in enumerate(zip(pixels, labels)):
-        name = f"{'abc'[label]}/{number:02}.png"
-        (folder / "set" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / "set" / name)
-        lines.append(f"{name} {label}")
-    (folder / "list.txt").write_text("\n".join(lines))
-    scale = "--mean 127.5 --scale 0.01"
-    assert onnx_distill(f"cut {folder}/teacher.onnx -o {folder}/logits.onnx").code == 0
-    line = f"quantize {folder}/logits.onnx --data {folder}/test.npz {scale} --weight-bits 3 --threads 1 -o {folder}/s.onnx"
-    assert onnx_distill(line).code == 0
-    return folder
 
 
 def train(files: Path, run: Path, more: str = "") -> str:
@@ -98,7 +65,8 @@ def test_configuration_of_a_run_repeats_it(files, tmp_path):
     assert result.code == 0, result.err
     one, two = (tmp_path / name for name in ("one", "two"))
     assert (one / "student.int8.onnx").read_bytes() == (two / "student.int8.onnx").read_bytes()
-    assert (one / "config.yaml").read_text() == (two / "config.yaml").read_text()
+    saved = [(folder / "config.yaml").read_text().replace(str(folder), "RUN") for folder in (one, two)]
+    assert saved[0] == saved[1]
 
 
 def test_command_line_wins_over_the_configuration(files, tmp_path):

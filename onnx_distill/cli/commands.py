@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import click
-import numpy as np
 
 from onnx_distill import model as models
 from onnx_distill import pipeline
+from onnx_distill.cli.completion import completion
+from onnx_distill.cli.configuration import merged
 from onnx_distill.cli.inputs import chosen, load, open_data
 from onnx_distill.cli.looking import compare, evaluate, inspect, print_rows, verify
 from onnx_distill.cli.options import (
@@ -31,7 +32,9 @@ from onnx_distill.cli.options import (
     threads_option,
     train_options,
 )
-from onnx_distill.cli.progress import Bar
+from onnx_distill.cli.progress import Run
+from onnx_distill.cli.sections import command
+from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut as cut_model
 from onnx_distill.errors import InputError
@@ -42,16 +45,19 @@ from onnx_distill.run_report import report_of, write_report
 from onnx_distill.targets import TARGETS
 
 
-@click.command()
+@command()
 @model_argument("teacher")
 @logits_option
 @model_options
 @json_option
 @output_file
+@config_option
 def cut(teacher, logits, as_json, output, input_shape, constants):
     """Truncate a classifier at its logits.
 
-    Example: onnx-distill cut teacher.onnx -o logits.onnx --logits MobilenetV2/Predictions/Reshape
+    \b
+    Example: onnx-distill cut teacher.onnx -o logits.onnx \\
+      --logits MobilenetV2/Predictions/Reshape
     """
     made = cut_model(load(teacher, input_shape, constants), logits)
     models.save(made, output)
@@ -59,7 +65,7 @@ def cut(teacher, logits, as_json, output, input_shape, constants):
     click.echo(json.dumps({"model": str(output), "logits": value}) if as_json else f"{output}: cut at {value}")
 
 
-@click.command()
+@command()
 @model_argument("model")
 @logits_option
 @model_options
@@ -75,7 +81,9 @@ def quantize(model, output, logits, samples, seed, threads, as_json, input_shape
 
     MODEL is a float model; it is cut at its logits if `cut` has not done so.
 
-    Example: onnx-distill quantize logits.onnx --data train.npz --weight-bits 4 -o student.qdq.onnx
+    \b
+    Example: onnx-distill quantize logits.onnx --data train.npz \\
+      --weight-bits 4 -o student.qdq.onnx
     """
     config = chosen(QuantizeConfig, options)
     loaded = cut_model(load(model, input_shape, constants), logits)
@@ -87,7 +95,7 @@ def quantize(model, output, logits, samples, seed, threads, as_json, input_shape
     click.echo(json.dumps({"student": str(output), "samples": used, **provenance(made)}) if as_json else text)
 
 
-@click.command()
+@command()
 @model_argument("student")
 @teacher_option
 @model_options
@@ -119,7 +127,9 @@ def train(
     Writes trained.qdq.onnx, student.int8.onnx, config.yaml and log.jsonl. Ctrl-C stops and keeps the best so far; a run that
     was killed goes on with --resume.
 
-    Example: onnx-distill train student.qdq.onnx --teacher teacher.onnx --data train.npz --flip -o run
+    \b
+    Example: onnx-distill train student.qdq.onnx --teacher teacher.onnx \\
+      --data train.npz --flip -o run
     """
     loss, config = chosen(DistillConfig, options), chosen(TrainConfig, options)
     original, qdq = load(teacher, input_shape, constants), models.load(student)
@@ -144,7 +154,7 @@ def train(
     _stop_code(ctx, trained)
 
 
-@click.command()
+@command()
 @model_argument("student")
 @teacher_option
 @click.option(
@@ -153,10 +163,13 @@ def train(
 @storage_option
 @json_option
 @output_file
+@config_option
 def export(student, teacher, target, weight_storage, as_json, output):
     """Turn a QDQ student into integers and put the teacher's tail back.
 
-    Example: onnx-distill export run/trained.qdq.onnx --teacher teacher.onnx -o student.int8.onnx
+    \b
+    Example: onnx-distill export run/trained.qdq.onnx --teacher teacher.onnx \\
+      -o student.int8.onnx
     """
     made = pipeline.deployable(models.load(student), load(teacher, None, ()), target, weight_storage)
     models.save(made, output)
@@ -164,7 +177,7 @@ def export(student, teacher, target, weight_storage, as_json, output):
     click.echo(json.dumps(result) if as_json else f"{output}: {made.ByteSize():,} bytes")
 
 
-@click.command()
+@command()
 @model_argument("teacher")
 @model_options
 @data_options
@@ -207,7 +220,9 @@ def run(
     Beside the models the folder gets report.html, config.yaml, log.jsonl and result.json. A run that was killed goes on with
     --resume.
 
-    Example: onnx-distill run teacher.onnx --data train.npz --test-data test.npz --weight-bits 4 -o run
+    \b
+    Example: onnx-distill run teacher.onnx --data train.npz --test-data test.npz \\
+      --weight-bits 4 -o run
     """
     quantization, loss, config = (chosen(kind, options) for kind in (QuantizeConfig, DistillConfig, TrainConfig))
     original = load(teacher, input_shape, constants)
@@ -235,45 +250,32 @@ def run(
     _end(folder, outcome.trained, config.profile)
     print_rows(outcome.rows, as_json)
     trained = outcome.trained
-    click.echo(
-        f"{outcome.student}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s", err=True
-    )
+    tell(f"{outcome.student}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s")
+    watch.stage("report")
     _write_report(ctx, original, outcome, test, folder, config.threads)
     _stop_code(ctx, trained)
 
 
-ALL = (inspect, cut, quantize, train, export, evaluate, run, compare, verify)
+ALL = (inspect, cut, quantize, train, export, evaluate, run, compare, verify, completion)
 
 
 def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, pipeline.Watch]:
     """The folder with its configuration written, and what watches a run: terminal and log."""
-    bar = Bar()
-    folder = RunFolder(path, resume, log_every, bar.watch.warning)
-    left_out = ("output", "resume", "as_json")
-    shown = {
-        name: _plain(value) for name, value in sorted(ctx.params.items()) if name not in left_out and value not in (None, ())
-    }
-    folder.write_config(ctx.info_name, shown)
-    return folder, bar.watch.also(folder.step, folder.evaluation)
-
-
-def _plain(value):
-    """Values as a settings file holds them and the option reads them back."""
-    if isinstance(value, (tuple, list)):
-        return [_plain(part) for part in value]
-    return value.tolist() if isinstance(value, np.ndarray) else value
+    told = Run()
+    ctx.call_on_close(told.end)
+    folder = RunFolder(path, resume, log_every, warn)
+    folder.write_config(ctx.info_name, merged(ctx))
+    return folder, told.watch.also(folder.step, folder.evaluation)
 
 
 def _end(folder: RunFolder, trained, profile: str) -> None:
     """Checkpoints go when there is nothing left to continue; what the steps' time went to is shown."""
     if trained.interrupted:
-        click.echo(
-            f"interrupted; the best so far is kept, and --resume goes on from the last checkpoint in {folder.path}", err=True
-        )
+        warn(f"interrupted; the best so far is kept, and --resume goes on from the last checkpoint in {folder.path}")
     else:
         folder.finish()
     if trained.stopped:
-        click.echo(f"stopped: {trained.stopped}", err=True)
+        warn(f"stopped: {trained.stopped}")
     if profile:
         click.echo(cost_table(costs(Path(profile))), err=True)
 
@@ -285,10 +287,9 @@ def _stop_code(ctx, trained) -> None:
 
 
 def _write_report(ctx, teacher, outcome, images, folder: RunFolder, threads: int) -> None:
-    config = {name: _plain(value) for name, value in ctx.params.items() if value not in (None, ())}
-    command = shlex.join(["onnx-distill", *sys.argv[1:]])
+    typed = shlex.join(["onnx-distill", *sys.argv[1:]])
     try:
-        report = report_of(teacher, outcome, images, folder.log(), config, command, threads)
-        click.echo(f"{write_report(report, folder.path)}", err=True)
+        report = report_of(teacher, outcome, images, folder.log(), merged(ctx), typed, threads)
+        tell(f"{write_report(report, folder.path)}")
     except InputError as error:
-        click.echo(f"no report.html: {error}", err=True)
+        warn(f"no report.html: {error}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Callable
 
-import click
 import numpy as np
 
 from onnx_distill import model as models
+from onnx_distill.cli.progress import Bar
+from onnx_distill.cli.terminal import tell_images, warn
 from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, open_images
 from onnx_distill.normalize.prepare import image_shape, prepare
 from onnx_distill.provenance import file_sha256, provenance, stamp
@@ -33,8 +35,10 @@ def open_data(model, options: dict, labelled: bool = True, classes: int | None =
     path, wants_files = Path(options["data"]), Path(options["data"]).is_dir() or ".tar" in Path(options["data"]).suffixes
     shape = image_shape(shape_of if shape_of is not None else model) if wants_files else None
     workers = options["workers"] if options["workers"] is not None else os.cpu_count() or 0
-    decoding = Decoding(workers, options["cache"], options["max_broken"], on_decoded=_tell_broken)
-    return open_images(path, options["labels"] if labelled else None, _preprocess(model, options), classes, shape, decoding)
+    decoding = Decoding(workers, options["cache"], options["max_broken"], _decoding_bar(), _tell_broken)
+    found = open_images(path, options["labels"] if labelled else None, _preprocess(model, options), classes, shape, decoding)
+    tell_images(found, options["data"])
+    return found
 
 
 def _preprocess(model, options: dict) -> Preprocess:
@@ -49,8 +53,19 @@ def _preprocess(model, options: dict) -> Preprocess:
     return preprocess.replace(**given, **{name: options[name] for name in names})
 
 
+def _decoding_bar() -> Callable[[int, int], None]:
+    bars: list[Bar] = []
+
+    def show(done: int, total: int) -> None:
+        if not bars:
+            bars.append(Bar("decode", total, "images"))
+        bars[0].update(done)
+
+    return show
+
+
 def _tell_broken(decoded) -> None:
     for name, reason in decoded.broken:
-        click.echo(f"skipped {name}: {reason}", err=True)
+        warn(f"skipped {name}: {reason}")
     if decoded.broken:
-        click.echo(f"skipped {len(decoded.broken)} of {len(decoded.pixels)} images", err=True)
+        warn(f"skipped {len(decoded.broken)} of {len(decoded.pixels)} images")

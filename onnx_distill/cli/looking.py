@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import asdict
 
@@ -22,6 +21,8 @@ from onnx_distill.cli.options import (
     teacher_option,
     threads_option,
 )
+from onnx_distill.cli.sections import command
+from onnx_distill.cli.terminal import tell
 from onnx_distill.compare import compare as compare_models
 from onnx_distill.data import batches
 from onnx_distill.errors import InputError
@@ -34,7 +35,7 @@ from onnx_distill.verify import as_data, find_runtime
 from onnx_distill.verify import render as render_verification
 
 
-@click.command()
+@command()
 @model_argument("model")
 @logits_option
 @model_options
@@ -42,9 +43,11 @@ from onnx_distill.verify import render as render_verification
     "--execution", is_flag=True, help="Also which nodes the installed onnxruntime runs in integers, and which not."
 )
 @json_option
+@config_option
 def inspect(model, logits, execution, as_json, input_shape, constants):
     """Show what is in a model, where it comes from, where it would be cut, and what could not be trained.
 
+    \b
     Example: onnx-distill inspect models/mobilenetv2-fashion.onnx
     """
     loaded = load(model, input_shape, constants) if input_shape or constants else models.load(model)
@@ -58,7 +61,7 @@ def inspect(model, logits, execution, as_json, input_shape, constants):
         click.echo(render_execution(runs))
 
 
-@click.command("eval")
+@command("eval")
 @model_argument("model")
 @model_options
 @data_options
@@ -71,7 +74,9 @@ def inspect(model, logits, execution, as_json, input_shape, constants):
 def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape, constants, **options):
     """Measure a classifier: top-1, top-5, agreement with a teacher, KL, size, latency.
 
-    Example: onnx-distill eval student.int8.onnx --teacher teacher.onnx --data test.npz
+    \b
+    Example: onnx-distill eval student.int8.onnx --teacher teacher.onnx \\
+      --data test.npz
     """
     loaded = {"teacher": load(teacher, input_shape, constants)} if teacher else {}
     loaded["model"] = (
@@ -81,7 +86,7 @@ def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape,
     print_rows(pipeline.measure(loaded, images, threads, _sizes(batch_sizes), logits), as_json)
 
 
-@click.command()
+@command()
 @model_argument("student")
 @teacher_option
 @model_options
@@ -95,7 +100,9 @@ def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape,
 def compare(student, teacher, samples, threads, as_json, input_shape, constants, **options):
     """Where quantization hurts: noise, clipping and unused levels of each quantized value of a QDQ student.
 
-    Example: onnx-distill compare run/trained.qdq.onnx --teacher teacher.onnx --data test.npz
+    \b
+    Example: onnx-distill compare run/trained.qdq.onnx --teacher teacher.onnx \\
+      --data test.npz
     """
     qdq = models.load(student)
     float_model = pipeline.logits_model(qdq, load(teacher, input_shape, constants))
@@ -106,7 +113,7 @@ def compare(student, teacher, samples, threads, as_json, input_shape, constants,
     click.echo(json.dumps([asdict(layer) for layer in layers], indent=1) if as_json else layer_table(layers))
 
 
-@click.command()
+@command()
 @model_argument("student")
 @click.option("--teacher", type=click.Path(dir_okay=False), help="The original float model, to agree with.")
 @model_options
@@ -143,9 +150,10 @@ def verify(
     npm, into a folder of your cache. Where two part, the first value that differs is named, with its cause. Exit code 1 for
     too little agreement.
 
-    Example: onnx-distill verify run/student.int8.onnx --teacher teacher.onnx --data test.npz --runtimes onnxruntime,openvino
+    \b
+    Example: onnx-distill verify run/student.int8.onnx --teacher teacher.onnx \\
+      --data test.npz --runtimes onnxruntime,openvino
     """
-    tell = functools.partial(click.echo, err=True)
     original = load(teacher, input_shape, constants) if teacher else None
     shipped = pipeline.like(original, models.load(student)) if original else load(student, input_shape, constants)
     found = [find_runtime(name.strip(), tell) for name in runtimes.split(",") if name.strip()]

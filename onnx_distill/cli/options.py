@@ -10,17 +10,24 @@ from dataclasses import asdict
 import click
 import numpy as np
 
+from onnx_distill.cli.configuration import defaults_from
+from onnx_distill.cli.terminal import verbosity_options
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.data import PRESETS
-from onnx_distill.settings import read_settings
 from onnx_distill.targets import TARGETS
 
 DEFAULT = {**asdict(QuantizeConfig()), **asdict(DistillConfig()), **asdict(TrainConfig())}
 
 
-def options(*decorators):
+def options(*decorators, section: str = ""):
+    """Several options as one decorator. section: the heading under which `--help` lists them, unless they have one."""
+
     def apply(function):
-        return functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), function)
+        before = len(getattr(function, "__click_params__", ()))
+        made = functools.reduce(lambda f, decorate: decorate(f), reversed(decorators), function)
+        for parameter in made.__click_params__[before:]:
+            parameter.section = getattr(parameter, "section", section)
+        return made
 
     return apply
 
@@ -65,20 +72,33 @@ class _Shape(click.ParamType):
         return tuple(map(int, sizes))
 
 
+class _Given(tuple):
+    """(name, array), and in `given` the text that said so."""
+
+    given: str
+
+
 class _Constant(click.ParamType):
     """'NAME=VALUE' -> (name, array): a number, several with commas between, true or false, or a .npy file."""
 
     name = "NAME=VALUE"
 
     def convert(self, value, param, ctx):
-        name, _, given = value.rpartition("=") if not isinstance(value, tuple) else (value[0], "", value[1])
+        if isinstance(value, _Given):
+            return value
+        name, _, given = value.rpartition("=")
         if not name:
             self.fail(f"{value!r} has no name; wanted NAME=VALUE, such as keep_prob=1.", param, ctx)
+        made = _Given((name, self._array(given, param, ctx)))
+        made.given = value
+        return made
+
+    def _array(self, given: str, param, ctx) -> np.ndarray:
         try:
-            if str(given).endswith(".npy"):
-                return name, np.load(given, allow_pickle=False)
+            if given.endswith(".npy"):
+                return np.load(given, allow_pickle=False)
             numbers = [json.loads(part.strip().lower()) for part in given.split(",")]
-            return name, np.asarray(numbers[0] if len(numbers) == 1 else numbers)
+            return np.asarray(numbers[0] if len(numbers) == 1 else numbers)
         except (ValueError, OSError) as error:
             self.fail(f"{given!r} cannot be read: {error}; wanted numbers with commas between, or a .npy file.", param, ctx)
 
@@ -96,9 +116,12 @@ model_options = options(
         multiple=True,
         help="Value of an input that is not the images: numbers, or a .npy file. May be repeated.",
     ),
+    section="Model",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-threads_option = number("--threads", click.IntRange(0), "Threads of the runtime; 0: its own choice.")
+json_option = options(click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."), section="General")
+threads_option = options(
+    number("--threads", click.IntRange(0), "Threads of the runtime; 0: its own choice."), section="General"
+)
 seed_option = number("--seed", click.IntRange(0), "Seed of everything random.")
 
 data_options = options(
@@ -156,6 +179,7 @@ data_options = options(
         default=None,
         help="Added to every label: 1 for a background class at 0. Default: from the metadata, else 0.",
     ),
+    section="Images",
 )
 quantize_options = options(
     choice("--target", "|".join(TARGETS), "The runtime that it is for; see docs/targets.md."),
@@ -192,12 +216,14 @@ quantize_options = options(
     click.option(
         "--exclude", multiple=True, help="Nodes left in float: a name, or a pattern such as 'block_3/*'. May be repeated."
     ),
+    section="Quantization",
 )
 distill_options = options(
     number("--temperature", float, "Softens both distributions."),
     number("--alpha", float, "Weight of the teacher against the labels, 0 to 1; 1 needs no labels."),
     number("--label-smoothing", float, "Share of a label that is spread over all classes."),
     choice("--kl", "forward|reverse", "KL(teacher || student), or KL(student || teacher) as in MNN."),
+    section="Distillation",
 )
 train_options = options(
     number("--epochs", float, "Passes over the images; parts are fine."),
@@ -219,15 +245,6 @@ train_options = options(
     number("--save-every", int, "Steps between checkpoints; 0: at evaluations alone."),
     click.option("--freeze", multiple=True, help="Parameters left as they are: a name or pattern. May be repeated."),
     choice("--on-nonfinite", "stop|rewind", "When the loss is no longer finite; rewind: back, at half the rate."),
-    click.option("--resume", is_flag=True, help="Continue the run in the output folder where it was interrupted."),
-    click.option(
-        "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of log.jsonl."
-    ),
-    click.option("--flip", is_flag=True, help="Flip training images at random, left to right."),
-    number("--shift", int, "Shift training images at random by up to so many pixels."),
-    number("--crop", float, "Train on random parts of at least this share of the area, resized; 0: off."),
-    number("--colour", float, "Strength of random brightness, contrast and saturation, 0 to 1."),
-    number("--mixup", float, "Largest share of another image mixed into each, 0 to 0.5."),
     click.option(
         "--validation",
         type=int,
@@ -235,34 +252,53 @@ train_options = options(
         show_default=True,
         help="Images held out of --data to choose the best student.",
     ),
-    click.option(
-        "--preflight/--no-preflight",
-        default=True,
-        show_default=True,
-        help="Check the gradient of every parameter on a few images first.",
-    ),
-    click.option(
-        "--profile",
-        type=click.Path(dir_okay=False),
-        default="",
-        help="File for the runtime's profile of the steps; the dearest kinds of node are printed. For short runs.",
-    ),
     seed_option,
+    options(
+        click.option("--flip", is_flag=True, help="Flip training images at random, left to right."),
+        number("--shift", int, "Shift training images at random by up to so many pixels."),
+        number("--crop", float, "Train on random parts of at least this share of the area, resized; 0: off."),
+        number("--colour", float, "Strength of random brightness, contrast and saturation, 0 to 1."),
+        number("--mixup", float, "Largest share of another image mixed into each, 0 to 0.5."),
+        section="Augmentation",
+    ),
+    options(
+        click.option("--resume", is_flag=True, help="Continue the run in the output folder where it was interrupted."),
+        click.option(
+            "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of log.jsonl."
+        ),
+        click.option(
+            "--preflight/--no-preflight",
+            default=True,
+            show_default=True,
+            help="Check the gradient of every parameter on a few images first.",
+        ),
+        click.option(
+            "--profile",
+            type=click.Path(dir_okay=False),
+            default="",
+            help="File for the runtime's profile of the steps; the dearest kinds of node are printed. For short runs.",
+        ),
+        section="Run",
+    ),
+    section="Training",
 )
 
 
 def _read_config(ctx: click.Context, _, path: str | None) -> None:
     """Values from a file become the command's defaults, so that the command line wins."""
     if path:
-        known = [parameter.name for parameter in ctx.command.params if parameter.name not in ("config", "help")]
-        ctx.default_map = read_settings(path, [name for name in known if name])
+        ctx.default_map = defaults_from(path, ctx)
 
 
-config_option = click.option(
-    "--config",
-    type=click.Path(dir_okay=False),
-    is_eager=True,
-    expose_value=False,
-    callback=_read_config,
-    help="YAML, TOML or JSON with any of these options; the command line wins.",
+config_option = options(
+    click.option(
+        "--config",
+        type=click.Path(dir_okay=False),
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="YAML, TOML or JSON with any of these options; the command line wins.",
+    ),
+    verbosity_options,
+    section="General",
 )
