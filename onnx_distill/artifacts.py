@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from onnx_distill import _ort, qdq
 from onnx_distill.config import DistillConfig
 from onnx_distill.errors import InputError
 from onnx_distill.fake_quant import FakeQuantModel, fake_quantized
+from onnx_distill.feature_error import feature_error_function
+from onnx_distill.features import Feature
 from onnx_distill.gradients import differentiable
 from onnx_distill.loss import add_loss
 from onnx_distill.lower import lower
-from onnx_distill.model import array, closest, initializers, producers, shape_of
+from onnx_distill.model import array, closest, initializers, opset, producers, shape_of
 from onnx_distill.parameters import fixed
 from onnx_distill.trainability import refuse
 
@@ -52,10 +55,11 @@ def build(
     folder: Path,
     batch_size: int | None = None,
     freeze: tuple[str, ...] = (),
+    features: Sequence[Feature] = (),
 ) -> Artifacts:
     """Write the artifacts that train a QDQ student to `folder`; with a batch size, for batches of that size alone and faster.
 
-    freeze: patterns of parameter names that are not trained. Raises InputError where one fits none, or nothing is left.
+    features: inner values that are to be like the teacher's. freeze: patterns of parameter names that are not trained. Raises InputError where one fits none, or nothing is left.
     """
     parameters = trainable(student, learn_steps, freeze)
     refuse(student, parameters.all)  # before the runtime, which would train it wrongly or kill the process, sees the graph
@@ -63,8 +67,10 @@ def build(
     logits = prepared.model.graph.output[0]
     classes = class_count(logits)
     trained = differentiable(prepared.model, parameters.all)
+    if features:
+        trained.functions.append(feature_error_function(opset(trained)))
     _ort.generate_artifacts(
-        trained, parameters.all, lambda graph, name: add_loss(graph, name, classes, config), folder, [logits.name]
+        trained, parameters.all, lambda graph, name: add_loss(graph, name, classes, config, features), folder, [logits.name]
     )
     training = onnx.load(str(folder / TRAINING_MODEL))
     onnx.save(lower(training, prepared, batch_size), str(folder / TRAINING_MODEL))

@@ -15,8 +15,6 @@ from onnx_distill.model import array, image_input, initializers, producers
 from onnx_distill.numerics import broadcastable, dequantize, quantize
 from onnx_distill.qdq import Quantizer
 
-OUR_SUFFIX = "/dequantized"  # of the values that our own quantizers make; the rest is the float value's name
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -61,7 +59,7 @@ def compare(
 
 def _activation_sums(teacher, student, quantizers: list[Quantizer], batches, threads: int) -> dict[str, _Sums]:
     made = set(producers(teacher)) | {image_input(teacher).name}
-    partner = {q.result: _partner(q, made) for q in quantizers}
+    partner = {q.result: qdq.stands_for(q, made) for q in quantizers}
     ours = _Values(student, [name for q in quantizers for name in (q.source, q.result)], threads)
     theirs = _Values(teacher, [name for name in partner.values() if name], threads)
     sums = {q.result: _Sums(seen=np.zeros(q.integers.qmax - q.integers.qmin + 1, bool)) for q in quantizers}
@@ -74,12 +72,6 @@ def _activation_sums(teacher, student, quantizers: list[Quantizer], batches, thr
     if not images:
         raise InputError("there are no images to compare on; wanted at least one. Check the data's path.")
     return sums
-
-
-def _partner(q: Quantizer, made: set[str]) -> str | None:
-    """The teacher's value that this quantizer stands for: behind a Relu that it absorbed, where there was one."""
-    behind = q.result[: -len(OUR_SUFFIX)] if q.result.endswith(OUR_SUFFIX) else q.result
-    return next((name for name in (behind, q.source) if name in made), None)
 
 
 class _Values:

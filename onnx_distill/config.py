@@ -65,8 +65,12 @@ class DistillConfig:
     alpha: float = 0.9  # weight of the teacher's part; 1 needs no labels
     kl: str = "forward"  # forward: KL(teacher || student), Hinton; reverse: KL(student || teacher), as in MNN
     label_smoothing: float = 0.0  # share of a label that is spread over all classes; 0.1 is usual
+    features: tuple[str, ...] = ()  # inner values to be like the teacher's: NAME, TEACHER=STUDENT, or auto; see features.py
+    feature_weight: float = 1.0  # weight of their error, a share of 1, beside the other parts
 
     def __post_init__(self):
+        object.__setattr__(self, "features", tuple(self.features))  # lists come out of JSON
+        _check(0 <= self.feature_weight < math.inf, f"feature_weight is {self.feature_weight}", "0 or more and finite")
         _check(0 < self.temperature < math.inf, f"temperature is {self.temperature}", "above 0 and finite")
         _check(0 <= self.alpha <= 1, f"alpha is {self.alpha}", "0 to 1")
         _check(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}", "at least 0 and below 1")

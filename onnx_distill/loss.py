@@ -4,24 +4,39 @@
 
 From LogSoftmax, never the log of a softmax, so that it stays finite for logits a thousand apart. `kl = reverse` takes
 KL(student || teacher) instead, as MNN does. T^2 keeps the gradient's size independent of T.
+
+With features (Romero et al. 2015), pairs of inner values (s, t) of student and teacher, it is that plus
+
+    feature_weight * mean_pairs sum (s - t)^2 / sum t^2
+
+each sum over the whole batch: the mean squared error as a share of the teacher's mean square.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_distill.config import DistillConfig
+from onnx_distill.fake_quant import DOMAIN
+from onnx_distill.feature_error import NAME, feature_error
+from onnx_distill.features import Feature
 from onnx_distill.numerics import log_softmax
 
-TEACHER, LABELS = "onnx_distill/teacher_logits", "onnx_distill/labels"
+TEACHER, LABELS, FEATURE = "onnx_distill/teacher_logits", "onnx_distill/labels", "onnx_distill/teacher_feature_{}"
 
 
-def add_loss(graph: onnx.GraphProto, logits: str, classes: int, config: DistillConfig) -> str:
+def add_loss(
+    graph: onnx.GraphProto, logits: str, classes: int, config: DistillConfig, features: Sequence[Feature] = ()
+) -> str:
     """Put the loss behind `logits` [n, classes] into the graph; returns the scalar's name.
 
-    New graph inputs: TEACHER float [n, classes] where alpha > 0, LABELS int64 [n] where alpha < 1.
+    New graph inputs: TEACHER float [n, classes] where alpha > 0, LABELS int64 [n] where alpha < 1, and for each feature the
+    teacher's value as FEATURE float [n, c * h * w]; the model then needs feature_error_function.
     """
     write = _Writer(graph)
     parts = []
@@ -31,7 +46,20 @@ def add_loss(graph: onnx.GraphProto, logits: str, classes: int, config: DistillC
     if config.alpha < 1:
         graph.input.append(helper.make_tensor_value_info(LABELS, TensorProto.INT64, ["batch"]))
         parts.append(_label_part(write, logits, classes, config))
-    return parts[0] if len(parts) == 1 else write("Add", *parts)
+    if features:
+        parts.append(_feature_part(write, features, config))
+    return write.sum(parts)
+
+
+def _feature_part(write: _Writer, features: Sequence[Feature], config: DistillConfig) -> str:
+    """The teacher's values come in flat: an input in the student's own shape would keep its neighbours out of blocked layout."""
+    errors = []
+    for place, feature in enumerate(features):
+        flat, shape = FEATURE.format(place), np.array([-1, *feature.size], np.int64)
+        write.graph.input.append(helper.make_tensor_value_info(flat, TensorProto.FLOAT, ["batch", math.prod(feature.size)]))
+        teacher = write("Reshape", flat, write.constant(shape))
+        errors.append(write(NAME, feature.student, teacher, domain=DOMAIN))
+    return write("Mul", write.sum(errors), write.scalar(config.feature_weight / len(features)))
 
 
 def _teacher_part(write: _Writer, logits: str, config: DistillConfig) -> str:
@@ -81,6 +109,13 @@ class _Writer:
         self.graph.node.append(helper.make_node(operator, list(inputs), [name], name, **attributes))
         return name
 
+    def sum(self, values: Sequence[str]) -> str:
+        """A chain of Add; the runtime has no gradient for Sum (1.19.2)."""
+        total = values[0]
+        for value in values[1:]:
+            total = self("Add", total, value)
+        return total
+
     def constant(self, values: np.ndarray) -> str:
         name = self._name("constant")
         self.graph.initializer.append(numpy_helper.from_array(values, name))
@@ -90,8 +125,14 @@ class _Writer:
         return self.constant(np.array(value, np.float32))
 
 
-def distillation_loss(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray | None, config: DistillConfig) -> float:
-    """The same loss in float64 numpy; logits [n, classes], labels int [n] (unused where alpha = 1)."""
+def distillation_loss(
+    student: np.ndarray,
+    teacher: np.ndarray,
+    labels: np.ndarray | None,
+    config: DistillConfig,
+    features: Sequence[tuple[np.ndarray, np.ndarray]] = (),
+) -> float:
+    """The same loss in float64 numpy; logits [n, classes], labels int [n] (unused where alpha = 1), features (student's, teacher's)."""
     loss = 0.0
     if config.alpha > 0:
         p, q = log_softmax(teacher / config.temperature), log_softmax(student / config.temperature)
@@ -101,4 +142,6 @@ def distillation_loss(student: np.ndarray, teacher: np.ndarray, labels: np.ndarr
         wrong, right = _targets(student.shape[1], config)
         target = np.where(np.arange(student.shape[1]) == np.asarray(labels)[:, None], right, wrong)
         loss -= (1 - config.alpha) * (target * log_softmax(student)).sum(axis=1).mean()
+    if features:
+        loss += config.feature_weight * sum(feature_error(s, t) for s, t in features) / len(features)
     return float(loss)

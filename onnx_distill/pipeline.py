@@ -16,10 +16,12 @@ from onnx_distill.artifacts import class_count
 from onnx_distill.calibrate import calibrate, choose_range
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut, put_back_tail
-from onnx_distill.data import Images, batches, split
+from onnx_distill.data import Images, Preprocess, batches, split
+from onnx_distill.data.preprocess import METADATA_KEY
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation, evaluate, latency, predict, top_k, with_output
 from onnx_distill.export import export
+from onnx_distill.features import choose
 from onnx_distill.integer_form import integer_form
 from onnx_distill.logits import MARK, find_logits
 from onnx_distill.model import data_inputs, image_input, replacing, save, shape_of
@@ -183,17 +185,24 @@ def distill(
     config: TrainConfig,
     watch: Watch = Watch(),
     store: StateStore | None = None,
+    also: Sequence[onnx.ModelProto] = (),
 ) -> Trained:
-    """Train the student; `validation` of the images are held out and choose the best. store: see train."""
+    """Train the student; `validation` of the images are held out and choose the best. store: see train.
+
+    also: further teachers, whole classifiers that read the same images; the exported tail and the features are the first one's.
+    """
     float_model = logits_model(student, teacher)
     student = adopt(student, float_model)
-    float_model = ready(float_model, _shape(images))
+    float_model, others = ready(float_model, _shape(images)), [_further(one, teacher, _shape(images)) for one in also]
     deployable(student, teacher)  # refuses now what could not be exported after the training
     rest, held_out = split(images, validation, config.seed)
     score = scorer(held_out, float_model, config.threads)
+    features = choose(float_model, student, loss.features)
+    if features:
+        watch.stage("features " + ", ".join(feature.teacher for feature in features))
     if config.preflight:
         _warn_of_dead(preflight(student, rest.read(np.arange(min(IMAGES, len(rest)))), config), watch)
-    trained = train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation, store)
+    trained = train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation, store, others)
     kind = "top-1" if held_out.labels is not None else "agreement with the teacher"
     stamp(
         trained.best.student,
@@ -206,6 +215,16 @@ def distill(
         score_after=f"{trained.best.score:.6f}",
     )
     return trained
+
+
+def _further(teacher: onnx.ModelProto, first: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """A further teacher, normalized and ending in its logits. Raises InputError where its images are prepared otherwise."""
+    wanted, found = (Preprocess.of(model).replace(label_offset=0) for model in (first, teacher))
+    if METADATA_KEY in {entry.key for entry in teacher.metadata_props} and found != wanted:
+        raise InputError(
+            f"a further teacher wants its images prepared as {found}, the first one as {wanted}; wanted teachers of the same images."
+        )
+    return ready(cut(teacher), shape)
 
 
 def _warn_of_dead(parameters: list[str], watch: Watch) -> None:
@@ -305,10 +324,11 @@ def run(
     watch: Watch = Watch(),
     store: StateStore | None = None,
     weight_storage: str = "int8",
+    also: Sequence[onnx.ModelProto] = (),
 ) -> Outcome:
     """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`.
 
-    weight_storage: int4 makes it student.int4.onnx; see export.
+    weight_storage: int4 makes it student.int4.onnx; see export. also: further teachers, see distill.
     """
     watch.stage("cut")
     float_model = cut(teacher, logits)
@@ -316,13 +336,13 @@ def run(
     watch.stage("quantize")
     student = quantize_with_images(float_model, train_images, quantization, samples, config.seed, config.threads)
     split(train_images, validation, config.seed)  # what can be refused is refused before anything is written
-    check_fit(student, float_model, train_images, loss)
+    check_fit(student, [float_model], train_images, loss)
     logits_of(float_model, test_images.subset(np.arange(1)))
     save(float_model, folder / "logits.onnx")
     save(student, folder / "student.qdq.onnx")
 
     watch.stage("train")
-    trained = distill(student, teacher, train_images, validation, loss, config, watch, store)
+    trained = distill(student, teacher, train_images, validation, loss, config, watch, store, also)
     save(trained.best.student, folder / "trained.qdq.onnx")
 
     watch.stage("export")

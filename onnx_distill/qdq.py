@@ -7,6 +7,7 @@ fuse both sides: a Clip on integers is cheap, one on floats would keep the node 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from onnx_distill.model import array, attribute, initializers, producers
 from onnx_distill.numerics import IntegerRange
 
 CONTAINERS: dict[int, str] = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT8: "int8"}
+OUR_SUFFIX = "/dequantized"  # of the values that our own quantizers make; the rest is the float value's name
 PACKED = {  # weights that are stored two to a byte
     onnx.TensorProto.INT4: IntegerRange(-8, 7, "int8"),
     onnx.TensorProto.UINT4: IntegerRange(0, 15, "uint8"),
@@ -136,6 +138,13 @@ def _from_front(axis: int | None, tensor: onnx.TensorProto | None) -> int | None
 def _container(kind: str) -> IntegerRange:
     info = np.iinfo(kind)
     return IntegerRange(int(info.min), int(info.max), kind)
+
+
+def stands_for(q: Quantizer, made: Collection[str]) -> str | None:
+    """Of the values that a float model makes, the one that this quantizer of its student stands for: behind a Relu that it
+    absorbed, where there was one."""
+    behind = q.result[: -len(OUR_SUFFIX)] if q.result.endswith(OUR_SUFFIX) else q.result
+    return next((name for name in (behind, q.source) if name in made), None)
 
 
 def wants_power_of_two(node: onnx.NodeProto | None) -> bool:

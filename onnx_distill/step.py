@@ -6,6 +6,7 @@ The loop knows only this; what runs it (onnxruntime.training's Module here) can 
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +34,15 @@ class Step:
         teacher_logits: np.ndarray | None,
         labels: np.ndarray | None,
         add: bool = False,
+        features: Sequence[np.ndarray] = (),
     ) -> tuple[float, np.ndarray]:
         """(loss, student logits [n, classes]) for float32 images [n, c, h, w], float32 [n, classes] and int64 labels [n].
 
         add: the gradients are added to those of the run before, instead of taking their place.
+        features: of the teacher, float32 [n, ...] each, where the loss has a part for them.
         """
         wanted = [(images, True), (teacher_logits, self._config.alpha > 0), (labels, self._config.alpha < 1)]
-        given = [array for array, is_input in wanted if is_input]
+        given = [array for array, is_input in wanted if is_input] + [values.reshape(len(values), -1) for values in features]
         if not add:
             self._module.lazy_reset_grad()
         with _ort.errors_of("run a step"):

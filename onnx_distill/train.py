@@ -6,6 +6,7 @@ import hashlib
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Callable
@@ -20,6 +21,7 @@ from onnx_distill.bias import align_biases
 from onnx_distill.config import DistillConfig, TrainConfig
 from onnx_distill.data import Augment, Images
 from onnx_distill.errors import InputError
+from onnx_distill.features import choose
 from onnx_distill.model import initializers
 from onnx_distill.optimizer import Optimizer
 from onnx_distill.order import Order
@@ -94,22 +96,26 @@ def train(
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_evaluation: Callable[[Checkpoint], None] = lambda checkpoint: None,
     store: StateStore | None = None,
+    also: Sequence[onnx.ModelProto] = (),
 ) -> Trained:
     """Train a QDQ student on the teacher's logits; the best by `evaluate` (higher is better) is kept.
 
-    student, teacher: models that end in logits [n, classes], the teacher float. images: labels are needed where alpha < 1.
+    student, teacher: models that end in logits [n, classes], the teacher float. also: further teachers of the same classes; the
+    mean of all their softened probabilities is then the target (ensemble.py), features are the first one's. images: labels are needed where alpha < 1.
     evaluate is asked before the first step, after each epoch (or config.evaluate_every steps), and at the end. Ctrl-C stops
     and returns the best so far; so does a loss that is no longer finite. store: where checkpoints are kept; the newest one
     there is continued, and ends in the bytes of a run that was never interrupted (same seed, threads and machine).
     Raises InputError where teacher, student and images do not fit together.
     """
-    check_fit(student, teacher, images, distill)
+    check_fit(student, [teacher, *also], images, distill)
+    features = choose(teacher, student, distill.features)
     batch_size = min(config.batch_size, len(images))
     augment = Augment(config.flip, config.shift, config.crop, config.colour, config.mixup)
     classes = artifacts.class_count(student.graph.output[0])
-    guide = Teacher(teacher, config.threads, classes, remember=0 if augment.changes else len(images))
+    remember, inner_names = 0 if augment.changes else len(images), [feature.teacher for feature in features]
+    guide = Teacher(teacher, config.threads, classes, remember, inner_names, also, distill.temperature)
     with tempfile.TemporaryDirectory(prefix="onnx-distill-") as folder:
-        made = artifacts.build(student, distill, config.learn_steps, Path(folder), batch_size, config.freeze)
+        made = artifacts.build(student, distill, config.learn_steps, Path(folder), batch_size, config.freeze, features)
         recording = Recording(config.profile)
         step = Step(made, config.threads, recording.folder)
     optimizer = Optimizer(step.parameters, made.parameters.weights, made.parameters.biases, made.parameters.steps, config)
@@ -119,7 +125,7 @@ def train(
     steps = max(1, round(config.epochs * steps_per_epoch))
     every = config.evaluate_every or steps_per_epoch
 
-    recipe = _recipe(student, teacher, images, distill, config)
+    recipe = _recipe([student, teacher, *also], images, distill, config)
     found = store.newest() if store is not None else None
     if found is None:
         first = Checkpoint(student, evaluate(student), 0.0)
@@ -139,8 +145,8 @@ def train(
                 batch = augment(images.read(index), rng, images.fill)
                 guide.check(batch)
                 labels = images.labels[index] if images.labels is not None else None
-                teacher_logits = guide.logits(batch, index) if distill.alpha > 0 else None
-                loss += step.run(batch, teacher_logits, labels, add=part > 0)[0] / config.accumulate
+                logits, inner = guide.answer(batch, index) if distill.alpha > 0 or features else (None, [])
+                loss += step.run(batch, logits, labels, part > 0, inner)[0] / config.accumulate
             share = record.rate * rate_share(number, steps, config)
             if math.isfinite(loss):
                 optimizer.update(step.gradients, share, config.accumulate)
@@ -178,12 +184,12 @@ def train(
     return Trained(best, tuple(record.scores), trained_images, record.seconds, interrupted, stopped)
 
 
-def _recipe(student, teacher, images: Images, distill: DistillConfig, config: TrainConfig) -> str:
+def _recipe(models: Sequence[onnx.ModelProto], images: Images, distill: DistillConfig, config: TrainConfig) -> str:
     """A fingerprint of what a result depends on, limits of time and patience aside."""
     unlimited = replace(config, max_minutes=0.0, patience=0, save_every=0, preflight=True, profile="")
     choices = repr((len(images), distill, unlimited))
     digest = hashlib.sha256(choices.encode())
-    for model in (student, teacher):
+    for model in models:
         digest.update(model.SerializeToString(deterministic=True))
     return digest.hexdigest()
 
@@ -277,17 +283,20 @@ def _problem(loss: float, parameters: dict[str, np.ndarray], step: int, rate: fl
     return f"{what} at step {step} with learning rate {rate:.2g}; wanted finite numbers. Lower --lr or set --clip-norm."
 
 
-def check_fit(student: onnx.ModelProto, teacher: onnx.ModelProto, images: Images, distill: DistillConfig) -> None:
-    classes = [artifacts.class_count(model.graph.output[0]) for model in (teacher, student)]
-    if classes[0] != classes[1]:
-        raise InputError(
-            f"the teacher has {classes[0]} classes, the student {classes[1]}; wanted the same. Is it a student of this teacher?"
-        )
+def check_fit(student: onnx.ModelProto, teachers: Sequence[onnx.ModelProto], images: Images, distill: DistillConfig) -> None:
+    """Raises InputError where the teachers' classes are not the student's, or the labels are not theirs, or are missing."""
+    classes = artifacts.class_count(student.graph.output[0])
+    for number, teacher in enumerate(teachers, start=1):
+        found = artifacts.class_count(teacher.graph.output[0])
+        if found != classes:
+            which = "the teacher" if number == 1 else f"teacher {number}"
+            hint = "Is it a student of this teacher?" if number == 1 else "Give teachers of the same classes."
+            raise InputError(f"{which} has {found} classes, the student {classes}; wanted the same. {hint}")
     if distill.alpha < 1 and images.labels is None:
         raise InputError(
             f"alpha is {distill.alpha} but the images have no labels; give --labels, or --alpha 1 to learn from the teacher alone."
         )
-    if images.labels is not None and len(images) and not 0 <= images.labels.min() <= images.labels.max() < classes[0]:
+    if images.labels is not None and len(images) and not 0 <= images.labels.min() <= images.labels.max() < classes:
         raise InputError(
-            f"labels run from {images.labels.min()} to {images.labels.max()}; wanted 0..{classes[0] - 1}. Is --label-offset right?"
+            f"labels run from {images.labels.min()} to {images.labels.max()}; wanted 0..{classes - 1}. Is --label-offset right?"
         )

@@ -10,7 +10,19 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from onnx_distill import _ort, artifacts, calibrate, cut, data, fake_quant, gradients, loss, placement, quantize
+from onnx_distill import (
+    _ort,
+    artifacts,
+    calibrate,
+    cut,
+    data,
+    fake_quant,
+    feature_error,
+    gradients,
+    loss,
+    placement,
+    quantize,
+)
 from onnx_distill.config import DistillConfig, QuantizeConfig
 from onnx_distill.model import initializers
 from onnx_distill.step import Step
@@ -66,22 +78,23 @@ def tiny_student(tiny_float):
 def make_step(tmp_path):
     """(student, config, learn_steps, batch_size) -> its Step on one thread; lowered=False leaves the quantizers as FakeQuantize functions."""
 
-    def make_step(student, config=DistillConfig(), learn_steps="all", batch_size=None, lowered=True) -> Step:
+    def make_step(student, config=DistillConfig(), learn_steps="all", batch_size=None, lowered=True, features=()) -> Step:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         build = artifacts.build if lowered else _build_without_lowering
-        return Step(build(student, config, learn_steps, folder, batch_size), threads=1)
+        return Step(build(student, config, learn_steps, folder, batch_size, features=features), threads=1)
 
     return make_step
 
 
-def _build_without_lowering(student, config, learn_steps, folder, batch_size=None) -> artifacts.Artifacts:
+def _build_without_lowering(student, config, learn_steps, folder, batch_size=None, features=()) -> artifacts.Artifacts:
     parameters = artifacts.trainable(student, learn_steps)
     prepared = fake_quant.fake_quantized(student, parameters.steps)
     logits = prepared.model.graph.output[0]
     classes = artifacts.class_count(logits)
-    add = lambda graph, name: loss.add_loss(graph, name, classes, config)  # noqa: E731
+    add = lambda graph, name: loss.add_loss(graph, name, classes, config, features)  # noqa: E731
     trained = gradients.differentiable(prepared.model, parameters.all)
+    trained.functions.extend([feature_error.feature_error_function(17)] if features else [])
     _ort.generate_artifacts(trained, parameters.all, add, folder, [logits.name])
     return artifacts.Artifacts(folder, prepared, parameters, config)
 

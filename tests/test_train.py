@@ -14,6 +14,7 @@ from onnx_distill import evaluate, runtime
 from onnx_distill.config import DistillConfig, TrainConfig
 from onnx_distill.data import ArrayImages, Preprocess
 from onnx_distill.errors import InputError
+from onnx_distill.feature_error import feature_error
 from onnx_distill.model import initializers
 from onnx_distill.state import StateStore
 from onnx_distill.train import Progress, rate_share, train, with_parameters
@@ -297,6 +298,50 @@ def test_run_that_was_killed_and_continued_ends_in_the_same_bytes(choices, step,
     assert (found.scores, found.images, found.best.epoch) == (whole.scores, whole.images, whole.best.epoch)
 
 
+EVERYTHING = {
+    "augmented, features": dict(mixup=0.3, flip=True),
+    "logits remembered": {},
+}
+
+
+@pytest.mark.parametrize("choices", list(EVERYTHING.values()), ids=list(EVERYTHING))
+@pytest.mark.parametrize("step", [2, 5, 7])
+def test_run_with_everything_that_has_a_state_is_continued_to_the_same_bytes(choices, step, tiny_train, tmp_path):
+    """Adam, running mean, best so far, patience, accumulation, order, augmentation, and what the teacher said."""
+    common = dict(epochs=4, batch_size=16, threads=1, save_every=2, evaluate_every=3, accumulate=2, ema=0.9, patience=3)
+    config = TrainConfig(**common, **choices)
+    distill = DistillConfig(features=("auto",) if config.mixup else ())
+    score = lambda student: float(initializers(student)["w1"].raw_data[0])  # noqa: E731
+    whole = tiny_train(config, evaluate=score, distill=distill)
+    store = StateStore(tmp_path)
+    with pytest.raises(Killed):
+        tiny_train(config, evaluate=score, distill=distill, store=store, on_step=killed_at(step))
+    found = tiny_train(config, evaluate=score, distill=distill, store=store)
+    assert bytes_of(found) == bytes_of(whole)
+    assert (found.scores, found.images, found.best.epoch, found.stopped) == (
+        whole.scores,
+        whole.images,
+        whole.best.epoch,
+        whole.stopped,
+    )
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_run_that_rewinds_and_is_killed_ends_as_if_it_had_not_been(step, tiny_train, tmp_path):
+    config = TrainConfig(
+        epochs=2, batch_size=16, threads=1, learning_rate=1e30, on_nonfinite="rewind", schedule="constant", save_every=1
+    )
+    rates, again = [], []
+    whole = tiny_train(config, on_step=lambda progress: rates.append(progress.learning_rate))
+    store = StateStore(tmp_path)
+    with pytest.raises(Killed):
+        tiny_train(config, store=store, on_step=killed_at(step))
+    found = tiny_train(config, store=store, on_step=lambda progress: again.append(progress.learning_rate))
+    assert whole.stopped and found.stopped == whole.stopped and bytes_of(found) == bytes_of(whole)
+    assert again == rates[-len(again) :]
+
+
 def test_finished_run_is_not_trained_again(tiny_train, tmp_path):
     steps: list[Progress] = []
     whole = tiny_train(store=StateStore(tmp_path))
@@ -404,6 +449,46 @@ def test_images_of_another_size_are_an_input_error(alpha, tiny_train, noise):
     images = ArrayImages(np.zeros((32, 5, 5), np.float32), np.zeros(32, np.int64))
     with pytest.raises(InputError, match=r"a batch of shape \[16, 1, 5, 5\] was given; input 'image' wants"):
         tiny_train(images=images, distill=DistillConfig(alpha=alpha))
+
+
+# ---- features, and several teachers
+
+
+def test_features_draw_the_student_s_inner_values_to_the_teacher_s(tiny_student, tiny_float, noise, set_values):
+    """From first weights that are too small; far from the logits, which have their own error to lessen."""
+    weak = set_values(tiny_student(), {"w1": 0.6 * numpy_helper.to_array(initializers(tiny_float)["w1"])})
+    distill = DistillConfig(alpha=1, features=("a1",), feature_weight=100.0)
+    config = TrainConfig(epochs=20, batch_size=96, threads=1, learning_rate=1e-2)
+    found = train(weak, tiny_float, noise, later_is_better(), distill, config).best.student
+    (wanted,) = values_of(tiny_float, "a1", noise)
+    before, after = (feature_error(values_of(s, "a1/dequantized", noise)[0], wanted) for s in (weak, found))
+    assert after < 0.3 * before
+
+
+def values_of(model: onnx.ModelProto, name: str, images) -> list[np.ndarray]:
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    made.graph.output.add(name=name)
+    return runtime.run(runtime.open_session(made, 1, optimized=False), images.read(np.arange(len(images))), [name])
+
+
+def test_unknown_feature_is_an_input_error(tiny_train):
+    with pytest.raises(InputError, match="the teacher has no value or node 'a9' for --features"):
+        tiny_train(distill=DistillConfig(features=("a9",)))
+
+
+def test_student_of_two_teachers_is_another_than_that_of_one(tiny_train, tiny_float, set_values):
+    other = set_values(tiny_float, {"b3": [5, 0, 0]})
+    alone, together = (bytes_of(tiny_train(evaluate=later_is_better(), also=also)) for also in ([], [other]))
+    assert alone != together
+
+
+def test_further_teacher_of_other_classes_is_named(tiny_train, tiny_float):
+    other = onnx.ModelProto()
+    other.CopyFrom(tiny_float)
+    other.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4
+    with pytest.raises(InputError, match="teacher 2 has 4 classes, the student 3; wanted the same"):
+        tiny_train(also=[other])
 
 
 # ---- schedules
