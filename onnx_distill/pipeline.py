@@ -18,6 +18,7 @@ from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut, put_back_tail
 from onnx_distill.data import Images, Preprocess, batches, split
 from onnx_distill.data.preprocess import METADATA_KEY
+from onnx_distill.ensemble import agreed_logits
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation, evaluate, latency, predict, top_k, with_output
 from onnx_distill.export import export
@@ -60,6 +61,7 @@ class Watch:
     step: Callable[[Progress], None] = lambda progress: None
     evaluation: Callable[[Checkpoint], None] = lambda checkpoint: None
     warning: Callable[[str], None] = lambda text: None
+    note: Callable[[str], None] = lambda text: None
 
     def also(self, step: Callable[[Progress], None], evaluation: Callable[[Checkpoint], None]) -> Watch:
         """One that tells others too."""
@@ -163,10 +165,13 @@ def like(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto:
     return pinned_to(made, sizes) if fixed else made
 
 
-def scorer(validation: Images, teacher: onnx.ModelProto, threads: int = 0) -> Callable[[onnx.ModelProto], float]:
-    """A function that scores a QDQ student in its exported form: top-1, or without labels agreement with the teacher."""
+def scorer(
+    validation: Images, teachers: Sequence[onnx.ModelProto], threads: int = 0, temperature: float = 1.0
+) -> Callable[[onnx.ModelProto], float]:
+    """A function that scores a QDQ student in its exported form: top-1, or without labels agreement with the teachers, see ensemble.py."""
     if validation.labels is None:
-        labels = predict(runtime.open_session(teacher, threads or None), validation).argmax(axis=1)
+        logits = [predict(runtime.open_session(teacher, threads or None), validation) for teacher in teachers]
+        labels = agreed_logits(logits, temperature).argmax(axis=1)
     else:
         labels = validation.labels
 
@@ -196,10 +201,10 @@ def distill(
     float_model, others = ready(float_model, _shape(images)), [_further(one, teacher, _shape(images)) for one in also]
     deployable(student, teacher)  # refuses now what could not be exported after the training
     rest, held_out = split(images, validation, config.seed)
-    score = scorer(held_out, float_model, config.threads)
+    score = scorer(held_out, [float_model, *others], config.threads, loss.temperature)
     features = choose(float_model, student, loss.features)
     if features:
-        watch.stage("features " + ", ".join(feature.teacher for feature in features))
+        watch.note("features: " + ", ".join(feature.teacher for feature in features))
     if config.preflight:
         _warn_of_dead(preflight(student, rest.read(np.arange(min(IMAGES, len(rest)))), config), watch)
     trained = train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation, store, others)

@@ -10,7 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from test_cli import onnx_distill
 
 QUICK = "--batch-size 4 --validation 12 --epochs 2 --threads 1 --learn-steps all --shift 1"
@@ -130,3 +133,53 @@ def test_compare_lists_each_quantized_value(files):
     assert result.code == 0, result.err
     layers = json.loads(result.out)
     assert {layer["kind"] for layer in layers} == {"weight", "activation"} and all(layer["noise_db"] > 5 for layer in layers)
+
+
+# ---- features, and several teachers
+
+
+@pytest.fixture(scope="module")
+def other_teacher(files) -> Path:
+    """The teacher with other last biases."""
+    model = onnx.load(str(files / "teacher.onnx"))
+    for tensor in model.graph.initializer:
+        if tensor.name == "b2":
+            tensor.CopyFrom(numpy_helper.from_array(np.array([2, -1, 0], np.float32), "b2"))
+    onnx.save(model, str(files / "other.onnx"))
+    return files / "other.onnx"
+
+
+def test_features_and_a_further_teacher_make_another_student_which_repeats(files, tmp_path, other_teacher):
+    more = f"--features auto --feature-weight 2 --also-teacher {other_teacher}"
+    found = onnx_distill(train(files, tmp_path / "one", more))
+    assert found.code == 0, found.err
+    assert "features: a" in found.err
+    assert onnx_distill(f"train --config {tmp_path}/one/config.yaml -o {tmp_path}/two").code == 0
+    assert onnx_distill(train(files, tmp_path / "plain")).code == 0
+    one, two, plain = ((tmp_path / run / "trained.qdq.onnx").read_bytes() for run in ("one", "two", "plain"))
+    assert one == two != plain
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ("--features b", "the teacher has no value or node 'b' for --features"),
+        ("--features a=z", "the student has no value 'z'; wanted --features TEACHER=STUDENT"),
+        ("--features a --feature-weight -1", "feature_weight is -1.0; wanted 0 or more and finite"),
+        ("--also-teacher nothing.onnx", "no file nothing.onnx"),
+    ],
+)
+def test_wrong_features_and_teachers_are_one_line_and_code_2(files, tmp_path, more, words):
+    result = onnx_distill(train(files, tmp_path / "run", more))
+    assert result.code == 2 and words in result.err and "Traceback" not in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_further_teacher_of_other_images_is_refused(files, tmp_path, other_teacher):
+    for name, mean in (("first", 1), ("second", 2)):
+        model = onnx.load(str(files / "teacher.onnx"))
+        model.metadata_props.add(key="onnx_distill.preprocess", value=f'{{"mean": [{mean}]}}')
+        onnx.save(model, str(tmp_path / f"{name}.onnx"))
+    line = train(files, tmp_path / "run", f"--also-teacher {tmp_path}/second.onnx")
+    result = onnx_distill(line.replace(f"{files}/teacher.onnx", f"{tmp_path}/first.onnx"))
+    assert result.code == 2 and "a further teacher wants its images prepared as" in result.err

@@ -97,7 +97,7 @@ def test_a_student_is_scored_in_its_exported_form_by_labels_or_else_by_its_teach
 ):
     held_out = images if labelled else ArrayImages(images.pixels, preprocess=Preprocess(layout="NCHW"))
     answers = predict(runtime.open_session(pipeline.deployable(student, tiny_teacher), 1), images).argmax(axis=1)
-    assert pipeline.scorer(held_out, tiny_float, threads=1)(student) == pytest.approx(np.mean(answers == images.labels))
+    assert pipeline.scorer(held_out, [tiny_float], threads=1)(student) == pytest.approx(np.mean(answers == images.labels))
 
 
 # --- distill

@@ -120,6 +120,7 @@ def train(
     resume,
     log_every,
     weight_storage,
+    also_teachers,
     **options,
 ):
     """Distill: the teacher's logits train a QDQ student; the best is exported.
@@ -133,11 +134,12 @@ def train(
     """
     loss, config = chosen(DistillConfig, options), chosen(TrainConfig, options)
     original, qdq = load(teacher, input_shape, constants), models.load(student)
+    also = [load(path, input_shape, constants) for path in also_teachers]
     float_model = pipeline.logits_model(qdq, original)
     images = open_data(float_model, options, classes=pipeline.classes_of(float_model), shape_of=qdq)
     with made_folder(output) as path:
         folder, watch = _run_folder(ctx, path, resume, log_every)
-        trained = pipeline.distill(qdq, original, images, validation, loss, config, watch, folder.store)
+        trained = pipeline.distill(qdq, original, images, validation, loss, config, watch, folder.store, also)
         models.save(trained.best.student, path / "trained.qdq.onnx")
         exported = pipeline.deployable(trained.best.student, original, weight_storage=weight_storage)
         models.save(exported, path / f"student.{weight_storage}.onnx")
@@ -213,6 +215,7 @@ def run(
     resume,
     log_every,
     weight_storage,
+    also_teachers,
     **options,
 ):
     """The whole way in one command: cut, quantize, train, export, and a table of what it gained.
@@ -226,6 +229,7 @@ def run(
     """
     quantization, loss, config = (chosen(kind, options) for kind in (QuantizeConfig, DistillConfig, TrainConfig))
     original = load(teacher, input_shape, constants)
+    also = [load(path, input_shape, constants) for path in also_teachers]
     float_model = cut_model(original, logits)
     classes = pipeline.classes_of(float_model)
     images = open_data(float_model, options, classes=classes)
@@ -246,6 +250,7 @@ def run(
             watch,
             folder.store,
             weight_storage,
+            also,
         )
     _end(folder, outcome.trained, config.profile)
     print_rows(outcome.rows, as_json)

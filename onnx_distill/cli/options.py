@@ -223,6 +223,20 @@ distill_options = options(
     number("--alpha", float, "Weight of the teacher against the labels, 0 to 1; 1 needs no labels."),
     number("--label-smoothing", float, "Share of a label that is spread over all classes."),
     choice("--kl", "forward|reverse", "KL(teacher || student), or KL(student || teacher) as in MNN."),
+    click.option(
+        "--features",
+        multiple=True,
+        metavar="NAME",
+        help="Inner value to be like the teacher's: its NAME, TEACHER=STUDENT, or auto: the last at each resolution. May be repeated.",
+    ),
+    number("--feature-weight", float, "Weight of the features' error beside the rest of the loss."),
+    click.option(
+        "--also-teacher",
+        "also_teachers",
+        type=click.Path(dir_okay=False),
+        multiple=True,
+        help="A further teacher of the same images and classes; all are averaged. May be repeated.",
+    ),
     section="Distillation",
 )
 train_options = options(

@@ -56,7 +56,7 @@ class Run:
     def __init__(self):
         self.bar: Bar | None = None
         self.stage, self.began = "", time.monotonic()
-        self.watch = pipeline.Watch(self._stage, self._step, self._evaluation, warn)
+        self.watch = pipeline.Watch(self._stage, self._step, self._evaluation, warn, tell)
         tell_machine()
 
     def end(self) -> None:
