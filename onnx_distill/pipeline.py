@@ -16,7 +16,7 @@ from onnx_distill.artifacts import class_count
 from onnx_distill.calibrate import calibrate, choose_range
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut, put_back_tail
-from onnx_distill.data import Images, Preprocess, batches, split
+from onnx_distill.data import Given, Images, Preprocess, batches, images_from, split
 from onnx_distill.data.preprocess import METADATA_KEY
 from onnx_distill.ensemble import agreed_logits
 from onnx_distill.errors import InputError
@@ -78,12 +78,13 @@ class Watch:
 
 
 def quantize_with_images(
-    model: onnx.ModelProto, images: Images, config: QuantizeConfig, samples: int = 512, seed: int = 0, threads: int = 0
+    model: onnx.ModelProto, images: Given, config: QuantizeConfig, samples: int = 512, seed: int = 0, threads: int = 0
 ) -> onnx.ModelProto:
     """The QDQ form of a float model that ends in its logits, calibrated on `samples` images drawn at random.
 
-    The model is normalized first; height and width that it leaves free are pinned to the images' own.
+    The model is normalized first; height and width that it leaves free are pinned to the images' own. images: see images_from.
     """
+    images = images_from(images)
     prepared = with_quantizable_opset(with_node_names(ready(model, _shape(images))))
     prepared = integer_form(prepared, config.exclude)
     sites = plan(prepared, config)
@@ -184,7 +185,7 @@ def scorer(
 def distill(
     student: onnx.ModelProto,
     teacher: onnx.ModelProto,
-    images: Images,
+    images: Given,
     validation: int,
     loss: DistillConfig,
     config: TrainConfig,
@@ -194,8 +195,10 @@ def distill(
 ) -> Trained:
     """Train the student; `validation` of the images are held out and choose the best. store: see train.
 
-    also: further teachers, whole classifiers that read the same images; the exported tail and the features are the first one's.
+    images: see images_from. also: further teachers, whole classifiers that read the same images; the exported tail and the
+    features are the first one's.
     """
+    images = images_from(images)
     float_model = logits_model(student, teacher)
     student = adopt(student, float_model)
     float_model, others = ready(float_model, _shape(images)), [_further(one, teacher, _shape(images)) for one in also]
@@ -259,12 +262,13 @@ def classes_of(model: onnx.ModelProto) -> int:
 
 def measure(
     models: dict[str, onnx.ModelProto],
-    images: Images,
+    images: Given,
     threads: int = 0,
     batch_sizes: tuple[int, ...] = (1, 64),
     logits: str | None = None,
 ) -> list[Row]:
     """Top-1, top-5, agreement with the first model, size and latency of each; all in one run, latency interleaved."""
+    images = images_from(images)
     scores = {name: logits_of(model, images, threads, logits) for name, model in models.items()}
     sizes, forms = _possible(batch_sizes, models), {name: as_images(model) for name, model in models.items()}
     timings = latency(forms, _shape(images), sizes, threads or None) if sizes else {}
@@ -282,9 +286,9 @@ def _possible(batch_sizes: tuple[int, ...], models: dict[str, onnx.ModelProto]) 
     return tuple(fixed) if len(fixed) == 1 and batch_sizes else () if fixed else batch_sizes
 
 
-def logits_of(model: onnx.ModelProto, images: Images, threads: int = 0, logits: str | None = None) -> np.ndarray:
+def logits_of(model: onnx.ModelProto, images: Given, threads: int = 0, logits: str | None = None) -> np.ndarray:
     """Logits [n, classes] of any classifier, whole or cut, float or quantized; at the node or value named, or as found."""
-    model = as_images(prepare(model))
+    images, model = images_from(images), as_images(prepare(model))
     value = find_logits(model, logits).value
     return predict(runtime.open_session(with_output(model, value), threads or None), images, output=value)
 
@@ -317,8 +321,8 @@ class Outcome:
 
 def run(
     teacher: onnx.ModelProto,
-    train_images: Images,
-    test_images: Images,
+    train_images: Given,
+    test_images: Given,
     folder: Path,
     quantization: QuantizeConfig,
     loss: DistillConfig,
@@ -335,6 +339,7 @@ def run(
 
     weight_storage: int4 makes it student.int4.onnx; see export. also: further teachers, see distill.
     """
+    train_images, test_images = images_from(train_images), images_from(test_images)
     watch.stage("cut")
     float_model = cut(teacher, logits)
 

@@ -1,8 +1,9 @@
-"""Images in: arrays, IDX files, folders, list files and tars; preprocessing, batches, augmentation."""
+"""Images in: arrays, IDX files, folders, list files, tars and what a program hands over; preprocessing, batches, augmentation."""
 
 from onnx_distill.data.arrays import ArrayImages
 from onnx_distill.data.augment import Augment
 from onnx_distill.data.batches import Batch, batches
+from onnx_distill.data.given import Given, images_from
 from onnx_distill.data.images import Images, split
 from onnx_distill.data.open import Decoding, open_images
 from onnx_distill.data.preprocess import PRESETS, Preprocess
@@ -13,8 +14,10 @@ __all__ = [
     "Augment",
     "Batch",
     "Decoding",
+    "Given",
     "Images",
     "Preprocess",
+    "images_from",
     "batches",
     "open_images",
     "split",
