@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Optional
 
+from onnx_distill.bits import Rule, parse_rule
 from onnx_distill.errors import InputError
 from onnx_distill.targets import DEFAULT, target_of
 
@@ -29,6 +30,7 @@ class QuantizeConfig:
         None  # % of values inside the range, for the method percentile; None: 99.99, or 99.7 below 7 bits
     )
     exclude: tuple[str, ...] = ()  # node name patterns left in float
+    bits: tuple[str, ...] = ()  # of single layers, such as 'block_3/*=W4A8'; of those that match, the last
     target: str = DEFAULT  # the runtime that it is for, a row of targets.py
 
     def __post_init__(self):
@@ -50,6 +52,13 @@ class QuantizeConfig:
             f"activations have {min(self.activation_bits, self.edge_bits or 8)} bits",
             f"8 for {self.target}, which reads no Clip between its quantizers",
         )
+        object.__setattr__(self, "bits", tuple(self.bits))  # lists come out of JSON
+        rules = self.rules
+        _check(
+            target.clips or all(rule.activation in (None, 8) for rule in rules),
+            f"the activations of a layer have other bits than 8 in {self.bits}",
+            f"8 for {self.target}, which reads no Clip between its quantizers",
+        )
         methods = ("auto", "minmax", "percentile", "mse", "entropy")
         _check(self.calibration_method in methods, f"calibration_method is {self.calibration_method!r}", " | ".join(methods))
         _check(
@@ -57,6 +66,11 @@ class QuantizeConfig:
             f"percentile is {self.percentile}",
             "above 50 and at most 100",
         )
+
+    @property
+    def rules(self) -> list[Rule]:
+        """`bits`, read. Raises InputError for one that cannot be."""
+        return [parse_rule(text) for text in self.bits]
 
 
 @dataclass(frozen=True)

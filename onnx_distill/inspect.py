@@ -11,8 +11,10 @@ from onnx import TensorProto
 
 from onnx_distill import model as models
 from onnx_distill.errors import InputError
+from onnx_distill.layer_bits import LayerBits, bits_summary, layer_bits
 from onnx_distill.logits import find_logits, label, value_types
 from onnx_distill.normalize import Rewrite, normalize
+from onnx_distill.placement import with_node_names
 from onnx_distill.provenance import provenance
 from onnx_distill.trainability import Obstacle, find_obstacles, operator
 
@@ -58,6 +60,7 @@ class Inspection:
     obstacles: tuple[Obstacle, ...]  # what is left after them
     refused: str  # why nothing can be rewritten; '' where it can
     provenance: dict[str, str]  # what this project's commands wrote into it
+    layers: tuple[LayerBits, ...]  # with their bits; of a float model after the rewrites, as --bits and --exclude name them
 
 
 def inspect(model: onnx.ModelProto, logits: str | None = None) -> Inspection:
@@ -69,7 +72,7 @@ def inspect(model: onnx.ModelProto, logits: str | None = None) -> Inspection:
     found, reason = _logits(model, logits, types)
     quantized = models.quantized_node(model)
     floats = [tensor for tensor in model.graph.initializer if tensor.data_type in FLOAT_BYTES]
-    rewrites, obstacles, refused = _after_rewrites(model, found.name if found else None, quantized is not None)
+    rewrites, obstacles, refused, rewritten = _after_rewrites(model, found.name if found else None, quantized is not None)
     return Inspection(
         inputs=tuple(map(_value, models.data_inputs(model))),
         outputs=tuple(map(_value, model.graph.output)),
@@ -87,6 +90,7 @@ def inspect(model: onnx.ModelProto, logits: str | None = None) -> Inspection:
         obstacles=obstacles,
         refused=refused,
         provenance=provenance(model),
+        layers=_layers(rewritten),
     )
 
 
@@ -108,13 +112,21 @@ def _logits(model: onnx.ModelProto, name: str | None, types: dict[str, onnx.Valu
 
 def _after_rewrites(
     model: onnx.ModelProto, logits: str | None, quantized: bool
-) -> tuple[tuple[Rewrites, ...], tuple[Obstacle, ...], str]:
-    """The rewrites, the obstacles left, and why there are none of the first; a quantized model is not rewritten."""
+) -> tuple[tuple[Rewrites, ...], tuple[Obstacle, ...], str, onnx.ModelProto]:
+    """The rewrites, the obstacles left, why there are none of the first, and the model after them; a quantized one stays."""
     try:
         made, done = (model, []) if quantized else normalize(model)
-        return _grouped(done), find_obstacles(made, _kept(made, logits)), ""
+        return _grouped(done), find_obstacles(made, _kept(made, logits)), "", made
     except InputError as error:
-        return (), (), str(error)
+        return (), (), str(error), model
+
+
+def _layers(model: onnx.ModelProto) -> tuple[LayerBits, ...]:
+    """None where the model's quantizers are not of 8 bits and fewer."""
+    try:
+        return tuple(layer_bits(with_node_names(model)))
+    except InputError:
+        return ()
 
 
 def _grouped(done: Sequence[Rewrite]) -> tuple[Rewrites, ...]:
@@ -153,6 +165,7 @@ def render(inspection: Inspection) -> str:
     rows += [] if inspection.logits else _column("last nodes", inspection.last_nodes)
     rows += _column("operators", [f"{count:5} {op}" for op, count in inspection.operators.items()])
     rows += [("parameters", size), ("quantized", f"yes: {inspection.quantized}" if inspection.quantized else "no")]
+    rows += [("bits", bits_summary(inspection.layers))] if inspection.quantized and inspection.layers else []
     rows += _column("made with", [f"{name} {value}" for name, value in inspection.provenance.items()])
     rows += _column("rewritten", [_rewrite(rewrites) for rewrites in inspection.rewrites] or ["nothing"])
     rows += [("refused", inspection.refused)] if inspection.refused else []

@@ -31,6 +31,13 @@ class IntegerRange:
         info = np.iinfo(self.dtype)
         return (self.qmin, self.qmax) == (info.min, info.max)
 
+    @property
+    def bits(self) -> int:
+        """Bits that hold every integer of the range: 4 for -7..7, for 0..7 in int8, and for 0..15 in uint8."""
+        if self.dtype == "uint8":
+            return self.qmax.bit_length()
+        return max(self.qmax, -self.qmin - 1).bit_length() + 1
+
 
 def weight_range(bits: int, limit: int = 127) -> IntegerRange:
     """Symmetric narrow range: -127..127 for 8 bits, -7..7 for 4, -1..1 for 2, never beyond `limit`; int8."""

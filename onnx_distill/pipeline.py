@@ -13,36 +13,29 @@ import onnx
 from onnx_distill import __version__, runtime
 from onnx_distill.adopt import adopt
 from onnx_distill.artifacts import class_count
-from onnx_distill.calibrate import calibrate, choose_range
+from onnx_distill.budget import Budget, mixed
+from onnx_distill.calibrated import calibrated, drawn, image_shape, quantized, ready
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut, put_back_tail
-from onnx_distill.data import Given, Images, Preprocess, batches, images_from, split
+from onnx_distill.data import Given, Images, Preprocess, images_from, split
 from onnx_distill.data.preprocess import METADATA_KEY
 from onnx_distill.ensemble import agreed_logits
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation, evaluate, latency, predict, top_k, with_output
 from onnx_distill.export import export
 from onnx_distill.features import choose
-from onnx_distill.integer_form import integer_form
 from onnx_distill.logits import MARK, find_logits
 from onnx_distill.model import data_inputs, image_input, replacing, save, shape_of
-from onnx_distill.normalize import normalize_in_place
-from onnx_distill.normalize.batch import require_free
 from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc
 from onnx_distill.normalize.prepare import constants_of, pinned_to, prepare
-from onnx_distill.normalize.trace import first_empty
-from onnx_distill.placement import plan, with_node_names
 from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.provenance import data_sha256, provenance, stamp
 from onnx_distill.qdq import is_quantized
-from onnx_distill.quantize import quantize, with_quantizable_opset
 from onnx_distill.state import StateStore
 from onnx_distill.targets import DEFAULT, target_of
 from onnx_distill.train import Checkpoint, Progress, Trained, check_fit, train
 from onnx_distill.verify.agree import Verification, logits_value, verify
 from onnx_distill.verify.environments import Runtime
-
-CALIBRATION_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -78,61 +71,22 @@ class Watch:
 
 
 def quantize_with_images(
-    model: onnx.ModelProto, images: Given, config: QuantizeConfig, samples: int = 512, seed: int = 0, threads: int = 0
+    model: onnx.ModelProto,
+    images: Given,
+    config: QuantizeConfig,
+    samples: int = 512,
+    seed: int = 0,
+    threads: int = 0,
+    budget: Budget | None = None,
 ) -> onnx.ModelProto:
     """The QDQ form of a float model that ends in its logits, calibrated on `samples` images drawn at random.
 
     The model is normalized first; height and width that it leaves free are pinned to the images' own. images: see images_from.
+    budget: with it, a ranking of the layers chooses the bits of each.
     """
     images = images_from(images)
-    prepared = with_quantizable_opset(with_node_names(ready(model, _shape(images))))
-    prepared = integer_form(prepared, config.exclude)
-    sites = plan(prepared, config)
-    order = np.random.default_rng(seed).permutation(len(images))[:samples]
-    found = calibrate(
-        prepared,
-        [site.value for site in sites.activations],
-        lambda: (batch.images for batch in batches(images, CALIBRATION_BATCH, order)),
-        threads=threads or None,
-    )
-    ranges = {
-        site.value: choose_range(
-            found[site.value], _method(config, site.integers), site.integers, bool(config.symmetric), config.percentile
-        )
-        for site in sites.activations
-    }
-    made = quantize(prepared, sites, ranges, config)
-    facts = {name: getattr(config, name) for name in ("target", "weight_bits", "activation_bits")}
-    methods = sorted({_method(config, site.integers) for site in sites.activations})
-    return stamp(made, tool=__version__, calibration="+".join(methods), **facts)
-
-
-def _shape(images: Images) -> tuple[int, ...]:
-    """[channels, height, width] of the images as they are handed out."""
-    return tuple(images.read(np.arange(1)).shape[1:])
-
-
-def ready(model: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """The float model normalized for float32 images of the shape [channels, height, width] in batches of any size.
-
-    Raises InputError where the batch is fixed and cannot be freed, or where images of that shape are too small.
-    """
-    made = pinned_to(as_images(prepare(model)), shape)
-    empty = first_empty(made)
-    if empty is not None:
-        raise InputError(
-            f"of images {'x'.join(map(str, shape))} nothing is left at {empty}; wanted larger ones. See --input-shape."
-        )
-    made, _ = normalize_in_place(made)
-    require_free(made)
-    return made
-
-
-def _method(config: QuantizeConfig, integers) -> str:
-    """minmax wastes little of 8 bits and clips nothing; below, some clipping buys resolution."""
-    if config.calibration_method != "auto":
-        return config.calibration_method
-    return "minmax" if integers.qmax - integers.qmin >= 127 else "mse"
+    source = calibrated(model, drawn(images, samples, seed), config, threads)
+    return quantized(source, mixed(source, images, config, budget, threads) if budget else config)
 
 
 def deployable(
@@ -201,7 +155,10 @@ def distill(
     images = images_from(images)
     float_model = logits_model(student, teacher)
     student = adopt(student, float_model)
-    float_model, others = ready(float_model, _shape(images)), [_further(one, teacher, _shape(images)) for one in also]
+    float_model, others = (
+        ready(float_model, image_shape(images)),
+        [_further(one, teacher, image_shape(images)) for one in also],
+    )
     deployable(student, teacher)  # refuses now what could not be exported after the training
     rest, held_out = split(images, validation, config.seed)
     score = scorer(held_out, [float_model, *others], config.threads, loss.temperature)
@@ -271,7 +228,7 @@ def measure(
     images = images_from(images)
     scores = {name: logits_of(model, images, threads, logits) for name, model in models.items()}
     sizes, forms = _possible(batch_sizes, models), {name: as_images(model) for name, model in models.items()}
-    timings = latency(forms, _shape(images), sizes, threads or None) if sizes else {}
+    timings = latency(forms, image_shape(images), sizes, threads or None) if sizes else {}
     teacher = next(iter(scores.values()))
     rows = []
     for name, model in models.items():
@@ -334,17 +291,19 @@ def run(
     store: StateStore | None = None,
     weight_storage: str = "int8",
     also: Sequence[onnx.ModelProto] = (),
+    budget: Budget | None = None,
 ) -> Outcome:
     """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`.
 
-    weight_storage: int4 makes it student.int4.onnx; see export. also: further teachers, see distill.
+    weight_storage: int4 makes it student.int4.onnx; see export. also: further teachers, see distill. budget: see
+    quantize_with_images.
     """
     train_images, test_images = images_from(train_images), images_from(test_images)
     watch.stage("cut")
     float_model = cut(teacher, logits)
 
     watch.stage("quantize")
-    student = quantize_with_images(float_model, train_images, quantization, samples, config.seed, config.threads)
+    student = quantize_with_images(float_model, train_images, quantization, samples, config.seed, config.threads, budget)
     split(train_images, validation, config.seed)  # what can be refused is refused before anything is written
     check_fit(student, [float_model], train_images, loss)
     logits_of(float_model, test_images.subset(np.arange(1)))

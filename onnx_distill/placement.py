@@ -8,13 +8,15 @@ their grid (DoubleQDQPairsRemover, 1.19.2), so that a fifth of the values would 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import onnx
 
+from onnx_distill.bits import ACTIVATION, WEIGHT, chosen_bits
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.errors import InputError
-from onnx_distill.model import fresh_name
+from onnx_distill.model import closest, fresh_name
 from onnx_distill.numerics import IntegerRange, activation_range, weight_range
 from onnx_distill.placement_graph import Graph
 from onnx_distill.placement_table import OUTPUT_AXIS, WEIGHTED, weight_axis
@@ -30,6 +32,7 @@ class ActivationSite:
     value: str
     integers: IntegerRange
     absorbed: tuple[str, ...] = ()
+    layer: str = field(default="", compare=False)  # its name for people, as in layer_bits.py
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class WeightSite:
     value: str
     integers: IntegerRange
     axis: int | None
+    layer: str = field(default="", compare=False)  # the first node that reads it
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,16 @@ def plan(model: onnx.ModelProto, config: QuantizeConfig) -> Plan:
     activations = tuple(_activation_site(value, graph, edge, config) for value in wanted if value not in graph.constants)
     operands = [value for value in wanted if value in graph.constants and value not in {site.value for site in weights}]
     constants = tuple(ActivationSite(value, _range(CONSTANT_BITS, config)) for value in operands)
+    _check_rules(graph, config, weights, [site.value for site in activations])
     return Plan(activations, weights, graph.aliases(wanted), constants)
 
 
 def _activation_site(value: str, graph: Graph, edge: set[str], config: QuantizeConfig) -> ActivationSite:
-    bits = config.edge_bits if value in edge and config.edge_bits else config.activation_bits
-    absorbed = graph.absorbed(value)
+    default = config.edge_bits if value in edge and config.edge_bits else config.activation_bits
+    names, absorbed = graph.layer_names(value), graph.absorbed(value)
+    bits = chosen_bits(names, ACTIVATION, config.rules, default)
     integers = _range(bits, config, nonnegative=any(graph.bounds(node)[0] == 0 for node in absorbed))
-    return ActivationSite(value, integers, tuple(node.name for node in absorbed))
+    return ActivationSite(value, integers, tuple(node.name for node in absorbed), names[-1])
 
 
 def _range(bits: int, config: QuantizeConfig, nonnegative: bool = False) -> IntegerRange:
@@ -86,21 +92,33 @@ def _range(bits: int, config: QuantizeConfig, nonnegative: bool = False) -> Inte
 
 
 def _weight_sites(graph: Graph, config: QuantizeConfig) -> tuple[WeightSite, ...]:
-    sites: dict[str, WeightSite] = {}
+    readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.model.graph.node:
-        if graph.role(node) != WEIGHTED or node.input[1] not in graph.constants:
-            continue
-        bits = config.edge_bits if config.edge_bits and graph.is_first_or_last(node) else config.weight_bits
-        axis = weight_axis(node, len(graph.constants[node.input[1]].dims)) if config.per_channel else None
-        site = WeightSite(node.input[1], weight_range(bits, target_of(config.target).weight_limit), axis)
-        sites[site.value] = _wider(site, sites.get(site.value, site))
-    return tuple(sites.values())
+        if graph.role(node) == WEIGHTED and node.input[1] in graph.constants:
+            readers.setdefault(node.input[1], []).append(node)
+    return tuple(_weight_site(value, nodes, graph, config) for value, nodes in readers.items())
 
 
-def _wider(site: WeightSite, known: WeightSite) -> WeightSite:
-    """One site for a weight that two nodes share: the wider range, per tensor where their axes differ."""
-    integers = max(site.integers, known.integers, key=lambda integers: integers.qmax)
-    return WeightSite(site.value, integers, site.axis if site.axis == known.axis else None)
+def _weight_site(value: str, readers: list[onnx.NodeProto], graph: Graph, config: QuantizeConfig) -> WeightSite:
+    """One site for all that read the weight: the wider range, per tensor where their axes differ."""
+    edges = [bool(config.edge_bits) and graph.is_first_or_last(node) for node in readers]
+    default = max(config.edge_bits if edge else config.weight_bits for edge in edges)
+    bits = chosen_bits([node.name for node in readers], WEIGHT, config.rules, default)
+    rank = len(graph.constants[value].dims)
+    axes = {weight_axis(node, rank) if config.per_channel else None for node in readers}
+    integers = weight_range(bits, target_of(config.target).weight_limit)
+    return WeightSite(value, integers, axes.pop() if len(axes) == 1 else None, readers[0].name)
+
+
+def _check_rules(graph: Graph, config: QuantizeConfig, weights: Iterable[WeightSite], values: Iterable[str]) -> None:
+    """Raises InputError for bits that no layer gets."""
+    weighted = [n.name for n in graph.model.graph.node if len(n.input) > 1 and n.input[1] in {w.value for w in weights}]
+    made = [name for value in values for name in graph.layer_names(value)]
+    for text, rule in zip(config.bits, config.rules):
+        names = (weighted if rule.weight else []) + (made if rule.activation else [])
+        if not any(map(rule.matches, names)):
+            near = closest(rule.pattern, list(dict.fromkeys(names)))
+            raise InputError(f"--bits {text!r} matches no layer{near}. List them with `onnx-distill inspect --layers`.")
 
 
 def with_node_names(model: onnx.ModelProto) -> onnx.ModelProto:

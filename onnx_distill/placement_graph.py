@@ -133,6 +133,15 @@ class Graph:
             node = self.made_by.get(node.input[0])
         return chain
 
+    def layer_names(self, value: str) -> list[str]:
+        """Every name that the value's layer goes by, the one that layer_bits.layer_names gives it last: the value's own, those of the
+        Relu and Clip that it absorbs, and that of the node before them where nothing else reads what that makes."""
+        chain = self.absorbed(value)
+        start = chain[-1].input[0] if chain else value
+        names = [*(node.name for node in chain), value]
+        alone = not chain or (len(self.readers[start]) == 1 and start not in self.outputs)
+        return [*names, self.made_by[start].name if start in self.made_by else start] if alone else names
+
     def absorbing(self, value: str) -> str:
         """`value`, or the output of the Relu or Clip, or chain of them, that alone reads it and is absorbed."""
         readers = self.readers.get(value, [])
@@ -218,5 +227,5 @@ def _excluded(model: onnx.ModelProto, config: QuantizeConfig) -> set[str]:
     for pattern in config.exclude:
         if not fnmatch.filter(node_names, pattern):
             near = closest(pattern, node_names)
-            raise InputError(f"--exclude {pattern!r} matches no node{near}. List them with `onnx-distill inspect --nodes`.")
+            raise InputError(f"--exclude {pattern!r} matches no node{near}. List them with `onnx-distill inspect --layers`.")
     return {name for pattern in config.exclude for name in fnmatch.filter(node_names, pattern)}

@@ -14,7 +14,7 @@ from onnx_distill.cli.configuration import defaults_from, merged
 from onnx_distill.errors import InputError
 
 COMMANDS = [name for name in sorted(main.commands) if name != "completion"]
-SAMPLES = {"SIZES": "1x8x8", "NAME=VALUE": "keep=1"}  # of our own types; else of click's
+SAMPLES = {"SIZES": "1x8x8", "NAME=VALUE": "keep=1", "SHARE|BYTES": 0.5}  # of our own types; else of click's
 
 
 def sample(parameter: click.Parameter):

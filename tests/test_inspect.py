@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import helper, parser
 
+from onnx_distill.config import QuantizeConfig
 from onnx_distill.errors import InputError
 from onnx_distill.inspect import Rewrites, Value, inspect, render
 
@@ -153,3 +154,15 @@ def test_quantized_model_is_not_rewritten():
 def test_model_that_cannot_be_rewritten_says_why():
     facts = inspect(make_net("h = Mystery(x) y = Softmax(h)", opset=9))
     assert facts.refused and f"refused        {facts.refused}" in render(facts)
+
+
+def test_bits_of_a_student_are_counted_and_its_layers_listed(tiny_student):
+    found = inspect(tiny_student(QuantizeConfig(weight_bits=4, activation_bits=4, bits=("depthwise=W3A5",))))
+    assert "bits           W8 in 2 layers (228 weights), W3 in 1 layer (36 weights); A8 A5 A4" in render(found)
+    assert [(x.name, x.weight_bits, x.activation_bits) for x in found.layers] == [
+        *(("image", None, 8), ("stem", 8, 4), ("depthwise", 3, 5), ("residual", None, 8), ("classifier", 8, 8)),
+    ]
+
+
+def test_layers_of_a_float_model_have_the_names_that_rules_go_by(tiny_float):
+    assert [x.name for x in inspect(tiny_float).layers if x.weights] == ["stem", "depthwise", "classifier"]

@@ -16,6 +16,7 @@ RANK = {
     "page": 4,
     "run_folder": 2,
     "verify": 2,
+    **dict.fromkeys(("calibrated", "sensitivity", "budget"), 2),
     "report": 3,
     "pipeline": 2,
     "charts": 2,
@@ -97,9 +98,12 @@ def test_every_ranked_module_exists():
     assert set(RANK) <= set(modules())
 
 
-def test_errors_numerics_targets_and_config_import_nothing_of_ours_but_errors_and_the_table_of_targets():
-    found = {(a, b) for a, b in edges(modules()) if a in ("errors", "numerics", "targets", "config")}
-    assert found <= {("config", "errors"), ("config", "targets"), ("numerics", "errors"), ("targets", "errors")}
+def test_errors_numerics_targets_bits_and_config_import_nothing_of_ours_but_each_other():
+    found = {(a, b) for a, b in edges(modules()) if a in ("errors", "numerics", "targets", "bits", "config")}
+    assert found <= {(a, "errors") for a in ("numerics", "targets", "bits", "config")} | {
+        ("config", "targets"),
+        ("config", "bits"),
+    }
 
 
 def test_only_ort_knows_onnxruntime_training():

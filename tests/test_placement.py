@@ -235,7 +235,7 @@ def test_excluded_nodes_keep_their_weights_and_values_float():
 
 
 def test_a_pattern_that_matches_nothing_is_named_with_what_is_close():
-    with pytest.raises(InputError, match="--exclude 'steam' matches no node; closest: 'stem'.*inspect --nodes"):
+    with pytest.raises(InputError, match="--exclude 'steam' matches no node; closest: 'stem'.*inspect --layers"):
         plan_of("[stem] y = Conv(x, w, b)", exclude=("steam",))
 
 

@@ -13,7 +13,7 @@ from onnx_distill import model as models
 from onnx_distill import pipeline
 from onnx_distill.cli.completion import completion
 from onnx_distill.cli.configuration import merged
-from onnx_distill.cli.inputs import chosen, load, open_data
+from onnx_distill.cli.inputs import budget_of, chosen, load, open_data
 from onnx_distill.cli.looking import compare, evaluate, inspect, print_rows, verify
 from onnx_distill.cli.options import (
     config_option,
@@ -33,6 +33,7 @@ from onnx_distill.cli.options import (
     train_options,
 )
 from onnx_distill.cli.progress import Run
+from onnx_distill.cli.ranking import sensitivity
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
@@ -84,14 +85,21 @@ def quantize(model, output, logits, samples, seed, threads, as_json, input_shape
     \b
     Example: onnx-distill quantize logits.onnx --data train.npz \\
       --weight-bits 4 -o student.qdq.onnx
+
+    \b
+    With a ranking of the layers, which `sensitivity` makes:
+      onnx-distill quantize logits.onnx --data train.npz \\
+      --mixed sensitivity.json --budget-size 0.6 -o student.qdq.onnx
     """
     config = chosen(QuantizeConfig, options)
     loaded = cut_model(load(model, input_shape, constants), logits)
-    images = open_data(loaded, options, labelled=False)
-    made = pipeline.quantize_with_images(loaded, images, config, samples, seed, threads)
+    budget = budget_of(options)
+    images = open_data(loaded, options, labelled=budget is not None and budget.accuracy is not None)
+    made = pipeline.quantize_with_images(loaded, images, config, samples, seed, threads, budget)
     models.save(made, output)
     used = min(samples, len(images))
-    text = f"{output}: W{config.weight_bits}A{config.activation_bits}, calibrated on {used} images"
+    widths = provenance(made).get("bits", f"W{config.weight_bits}A{config.activation_bits}")
+    text = f"{output}: {widths}, calibrated on {used} images"
     click.echo(json.dumps({"student": str(output), "samples": used, **provenance(made)}) if as_json else text)
 
 
@@ -228,6 +236,7 @@ def run(
       --weight-bits 4 -o run
     """
     quantization, loss, config = (chosen(kind, options) for kind in (QuantizeConfig, DistillConfig, TrainConfig))
+    budget = budget_of(options)
     original = load(teacher, input_shape, constants)
     also = [load(path, input_shape, constants) for path in also_teachers]
     float_model = cut_model(original, logits)
@@ -251,6 +260,7 @@ def run(
             folder.store,
             weight_storage,
             also,
+            budget,
         )
     _end(folder, outcome.trained, config.profile)
     print_rows(outcome.rows, as_json)
@@ -261,7 +271,7 @@ def run(
     _stop_code(ctx, trained)
 
 
-ALL = (inspect, cut, quantize, train, export, evaluate, run, compare, verify, completion)
+ALL = (inspect, cut, quantize, train, export, evaluate, run, compare, sensitivity, verify, completion)
 
 
 def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, pipeline.Watch]:

@@ -9,17 +9,32 @@ from typing import Callable
 import numpy as np
 
 from onnx_distill import model as models
+from onnx_distill.budget import Budget
 from onnx_distill.cli.progress import Bar
 from onnx_distill.cli.terminal import tell_images, warn
 from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, open_images
+from onnx_distill.errors import InputError
 from onnx_distill.normalize.prepare import image_shape, prepare
 from onnx_distill.provenance import file_sha256, provenance, stamp
+from onnx_distill.ranking import load_sensitivity
 from onnx_distill.settings import read_settings
 
 
 def chosen(kind, options: dict):
     """The configuration dataclass `kind` from the options that have its fields' names."""
     return kind(**{name: options[name] for name in kind.__dataclass_fields__ if name in options})
+
+
+def budget_of(options: dict) -> Budget | None:
+    """The ranking and the budget among the options; None without a ranking. Raises InputError for one without the other."""
+    size, accuracy = options["budget_size"], options["budget_accuracy"]
+    if options["mixed"] is None:
+        if size is not None or accuracy is not None:
+            raise InputError(
+                "a budget wants a ranking of the layers: --mixed FILE. Make one with `onnx-distill sensitivity`."
+            )
+        return None
+    return Budget(load_sensitivity(options["mixed"]), size, accuracy, options["size_of"])
 
 
 def load(path: str, input_shape: tuple[int, ...] | None, constants: tuple[tuple[str, np.ndarray], ...]):

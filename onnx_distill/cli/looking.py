@@ -30,6 +30,7 @@ from onnx_distill.execution import execution as look_at_execution
 from onnx_distill.execution import render_execution
 from onnx_distill.inspect import inspect as inspect_model
 from onnx_distill.inspect import render
+from onnx_distill.layer_bits import render_layers
 from onnx_distill.report import layer_table, table
 from onnx_distill.verify import as_data, find_runtime
 from onnx_distill.verify import render as render_verification
@@ -42,9 +43,12 @@ from onnx_distill.verify import render as render_verification
 @click.option(
     "--execution", is_flag=True, help="Also which nodes the installed onnxruntime runs in integers, and which not."
 )
+@click.option(
+    "--layers", is_flag=True, help="Also each layer by its name, with the bits of its weights and of what it makes."
+)
 @json_option
 @config_option
-def inspect(model, logits, execution, as_json, input_shape, constants):
+def inspect(model, logits, execution, layers, as_json, input_shape, constants):
     """Show what is in a model, where it comes from, where it would be cut, and what could not be trained.
 
     \b
@@ -57,6 +61,8 @@ def inspect(model, logits, execution, as_json, input_shape, constants):
         click.echo(json.dumps({**asdict(found), **({"execution": asdict(runs)} if runs else {})}, indent=1))
         return
     click.echo(render(found))
+    if layers:
+        click.echo(render_layers(found.layers))
     if runs:
         click.echo(render_execution(runs))
 

@@ -14,6 +14,7 @@ from onnx_distill.cli.configuration import defaults_from
 from onnx_distill.cli.terminal import verbosity_options
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.data import PRESETS
+from onnx_distill.mixed import SIZES
 from onnx_distill.targets import TARGETS
 
 DEFAULT = {**asdict(QuantizeConfig()), **asdict(DistillConfig()), **asdict(TrainConfig())}
@@ -103,6 +104,18 @@ class _Constant(click.ParamType):
             self.fail(f"{given!r} cannot be read: {error}; wanted numbers with commas between, or a .npy file.", param, ctx)
 
 
+class _Size(click.ParamType):
+    """'0.6', '60%', '200kB', '1.5MB' or bytes -> a number: bytes, or up to 1 a share."""
+
+    name = "SHARE|BYTES"
+
+    def convert(self, value, param, ctx):
+        found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(%|B|kB|MB)?", str(value).strip())
+        if not found:
+            self.fail(f"{value!r} is no size; wanted a share such as 0.6 or 60%, or bytes such as 200kB.", param, ctx)
+        return float(found[1]) * {None: 1, "%": 0.01, "B": 1, "kB": 1000, "MB": 1_000_000}[found[2]]
+
+
 model_options = options(
     click.option(
         "--input-shape",
@@ -181,11 +194,8 @@ data_options = options(
     ),
     section="Images",
 )
-quantize_options = options(
+calibration_options = options(
     choice("--target", "|".join(TARGETS), "The runtime that it is for; see docs/targets.md."),
-    number("--weight-bits", int, "Bits of a weight, 2 to 8."),
-    number("--activation-bits", int, "Bits of an activation, 2 to 8."),
-    number("--edge-bits", int, "Bits in the first and last layer; 0: as the others."),
     click.option(
         "--per-channel/--per-tensor",
         default=None,
@@ -215,6 +225,45 @@ quantize_options = options(
     ),
     click.option(
         "--exclude", multiple=True, help="Nodes left in float: a name, or a pattern such as 'block_3/*'. May be repeated."
+    ),
+    section="Quantization",
+)
+quantize_options = options(
+    number("--weight-bits", int, "Bits of a weight, 2 to 8."),
+    number("--activation-bits", int, "Bits of an activation, 2 to 8."),
+    number("--edge-bits", int, "Bits in the first and last layer; 0: as the others."),
+    click.option(
+        "--bits",
+        multiple=True,
+        metavar="NAME=W4A8",
+        help="Bits of one layer's weights (W4), of what it makes (A8), or both: its name, or a pattern such as 'block_3/*=W4'. May "
+        "be repeated, the last that matches counts.",
+    ),
+    calibration_options,
+    options(
+        click.option(
+            "--mixed",
+            type=click.Path(dir_okay=False),
+            help="Ranking that `sensitivity` wrote; with a budget it gives each of its layers its bits.",
+        ),
+        click.option(
+            "--budget-size",
+            type=_Size(),
+            help="What the weights may take: a share of those at the ranking's higher width, such as 0.6 or 60%, or bytes, such as 200kB.",
+        ),
+        click.option(
+            "--budget-accuracy",
+            type=float,
+            help="Points of top-1 (without labels of agreement) that may be lost, measured on the ranking's images, such as 0.5.",
+        ),
+        click.option(
+            "--size-of",
+            type=click.Choice(list(SIZES)),
+            default="stored",
+            show_default=True,
+            help="stored: weights as --weight-storage int4 keeps them, half a byte up to 4 bits, else a whole one; packed: bits / 8.",
+        ),
+        section="Mixed precision",
     ),
     section="Quantization",
 )
