@@ -1,4 +1,9 @@
-"""Where a student's quantization hurts: noise, clipping and unused levels of each quantized value, beside the teacher's."""
+"""Where a student's quantization hurts: noise, clipping and unused levels of each quantized value, beside the teacher's.
+
+Two noises are told apart, as in onnxruntime.quantization.qdq_loss_debug (qdq_err and xmodel_err): what a quantizer makes of the
+teacher's own values, which shows where noise arises, and how far the student's value is from the teacher's, which shows what has
+gathered on the way. Rounding alone is 6 dB for each bit.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +15,33 @@ import numpy as np
 import onnx
 
 from onnx_distill import qdq, runtime
+from onnx_distill.columns import aligned
 from onnx_distill.errors import InputError
+from onnx_distill.layer_bits import layer_names, without_aliases
 from onnx_distill.model import array, image_input, initializers, producers
-from onnx_distill.numerics import broadcastable, dequantize, quantize
+from onnx_distill.numerics import broadcastable, dequantize, fake_quantize, quantize
 from onnx_distill.qdq import Quantizer
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One quantized value. noise_db: signal to quantization noise, 10 log10(sum t^2 / sum (t - s)^2), of teacher t and student s."""
+    """One quantized value. Decibels: signal to quantization noise, 10 log10(sum t^2 / sum (t - s)^2); inf without noise."""
 
     value: str
     kind: str  # weight | activation
-    bits: int  # log2 of the number of levels, rounded up
-    noise_db: float | None  # None where the teacher has no such value
-    clipped: float  # share of the values (the teacher's, where it has them) that lie outside the range
-    unused: float  # share of the levels that no value takes
+    bits: int
+    noise_db: float | None  # of the teacher's value t and the student's s; None where the teacher has no such value
+    clipped: float  # share of the values (the teacher's, where it has them) that lie more than half a step outside the range
+    unused: float  # dead range: share of the levels that no value takes
+    layer: str = ""  # the node that reads the weight or makes the activation, see layer_bits
+    own_db: float | None = None  # of the teacher's value t and what this quantizer alone makes of it
 
 
 @dataclass
 class _Sums:
     signal: float = 0.0
     noise: float = 0.0
+    own: float = 0.0
     count: int = 0
     clipped: int = 0
     seen: np.ndarray | None = None
@@ -42,19 +52,21 @@ def compare(
 ) -> list[Layer]:
     """A Layer for each quantizer of a QDQ student in graph order, over float32 batches [n, channels, height, width].
 
-    Memory: the quantized values of one batch. Raises InputError for a student without float quantizers, or no images.
+    Those that pass on the integers of another, behind a Reshape or MaxPool, are left out. Memory: the quantized values of one batch. Raises InputError for a student without float quantizers, or no images.
     """
-    quantizers = [q for q in qdq.find(student) if not q.stored]
+    constants = initializers(student)
+    found = [q for q in qdq.find(student) if not q.stored]
+    weights, activations = ([q for q in found if (q.source in constants) == wanted] for wanted in (True, False))
+    activations = without_aliases(activations)
+    quantizers = [q for q in found if q in weights or q in activations]
     if not quantizers:
         raise InputError(
             "the student has no quantizers that start from floats; give the QDQ model of `quantize` or `train`."
         )
-    constants = initializers(student)
-    weights = [q for q in quantizers if q.source in constants]
-    activations = [q for q in quantizers if q.source not in constants]
     sums = _activation_sums(teacher, student, activations, batches, threads)
     sums.update({q.result: _weight_sums(q, constants, initializers(teacher)) for q in weights})
-    return [_layer(q, sums[q.result], "weight" if q.source in constants else "activation") for q in quantizers]
+    names = layer_names(student)
+    return [_layer(q, names[q.result], sums[q.result], "weight" if q in weights else "activation") for q in quantizers]
 
 
 def _activation_sums(teacher, student, quantizers: list[Quantizer], batches, threads: int) -> dict[str, _Sums]:
@@ -91,14 +103,19 @@ class _Values:
 
 def _add(sums: _Sums, q: Quantizer, source: np.ndarray, result: np.ndarray, wanted: np.ndarray | None, constants) -> None:
     scale, zero_point = float(array(constants[q.scale]).reshape(-1)[0]), _zero_point(q, constants)
-    low, high = ((end - zero_point) * scale for end in (q.integers.qmin, q.integers.qmax))
+    low, high = ((end - zero_point) * scale for end in (q.integers.qmin - 0.5, q.integers.qmax + 0.5))
     sums.clipped += _outside(source if wanted is None else wanted, low, high)
     sums.count += source.size
     levels = np.rint(result / scale).astype(np.int64).ravel() + zero_point - q.integers.qmin
     sums.seen[np.unique(levels)] = True  # type: ignore[index]  # activations have it
     if wanted is not None:
         sums.signal += float(np.square(wanted, dtype=np.float64).sum())
-        sums.noise += float(np.square(wanted.astype(np.float64) - result).sum())
+        sums.noise += _squares(wanted, result)
+        sums.own += _squares(wanted, fake_quantize(wanted, scale, zero_point, q.integers.qmin, q.integers.qmax))
+
+
+def _squares(wanted: np.ndarray, found: np.ndarray) -> float:
+    return float(np.square(wanted.astype(np.float64) - found).sum())
 
 
 def _outside(values: np.ndarray, low: float, high: float) -> int:
@@ -120,18 +137,38 @@ def _weight_sums(q: Quantizer, constants, theirs) -> _Sums:
     clipped = _outside(ratio, q.integers.qmin - 0.5, q.integers.qmax + 0.5)
     if wanted is None:
         return _Sums(count=weights.size, clipped=clipped, seen=seen)
-    noise = np.square(wanted.astype(np.float64) - dequantize(integers, scale, zero_point)).sum()
-    return _Sums(float(np.square(wanted, dtype=np.float64).sum()), float(noise), weights.size, clipped, seen)
+    noise = _squares(wanted, dequantize(integers, scale, zero_point))
+    own = _squares(wanted, fake_quantize(wanted, scale, zero_point, q.integers.qmin, q.integers.qmax))
+    return _Sums(float(np.square(wanted, dtype=np.float64).sum()), noise, own, weights.size, clipped, seen)
 
 
-def _layer(q: Quantizer, sums: _Sums, kind: str) -> Layer:
-    levels = q.integers.qmax - q.integers.qmin + 1
-    noise = None if not sums.signal and not sums.noise else _decibel(sums)
+def _layer(q: Quantizer, name: str, sums: _Sums, kind: str) -> Layer:
+    known = bool(sums.signal or sums.noise)
+    noise, own = (_decibel(sums.signal, noise) if known else None for noise in (sums.noise, sums.own))
     unused = 1 - float(sums.seen.mean()) if sums.seen is not None else 0.0
-    return Layer(q.source, kind, math.ceil(math.log2(levels)), noise, sums.clipped / max(sums.count, 1), unused)
+    return Layer(q.source, kind, q.integers.bits, noise, sums.clipped / max(sums.count, 1), unused, name, own)
 
 
-def _decibel(sums: _Sums) -> float:
-    if not sums.noise:
+def _decibel(signal: float, noise: float) -> float:
+    if not noise:
         return math.inf
-    return 10 * math.log10(sums.signal / sums.noise) if sums.signal else -math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
+
+
+def worst_first(layers: Iterable[Layer]) -> list[Layer]:
+    """Those whose own quantizers make the most noise first; those that the teacher has no value for last."""
+    return sorted(layers, key=lambda layer: math.inf if layer.own_db is None else layer.own_db)
+
+
+def render_layers(layers: list[Layer], top: int = 0) -> str:
+    """One line a quantized value, in the order given; `top` of them, 0: all."""
+    heads = ["layer", "", "own noise dB", "gathered dB", "clipped %", "unused %"]
+    shown = layers[:top] if top else layers
+    left = len(layers) - len(shown)
+    return "\n".join([aligned([heads, *map(_cells, shown)], left=2), *([f"and {left} more"] if left else [])])
+
+
+def _cells(layer: Layer) -> list[str]:
+    noises = ["-" if noise is None else f"{noise:.1f}" for noise in (layer.own_db, layer.noise_db)]
+    shares = [f"{100 * share:.2f}" for share in (layer.clipped, layer.unused)]
+    return [layer.layer, f"{'W' if layer.kind == 'weight' else 'A'}{layer.bits}", *noises, *shares]

@@ -19,9 +19,7 @@ from onnx_distill.columns import aligned
 from onnx_distill.model import array, consumers, data_inputs, initializers, producers
 from onnx_distill.numerics import IntegerRange
 from onnx_distill.placement_table import ABSORBED, JOINING, PLACEMENT, WEIGHTED
-from onnx_distill.qdq import Quantizer
-
-OUR_SUFFIX = "/dequantized"  # of the values that our own quantizers make; the rest is the float value's name
+from onnx_distill.qdq import OUR_SUFFIX, Quantizer
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ def layer_bits(model: onnx.ModelProto) -> list[LayerBits]:
     """The input, every node with weights, and every other that makes a quantized value (in a float model: that might), in graph order."""
     constants, found = initializers(model), qdq.find(model)
     weights = {q.result: q for q in found if q.source in constants}
-    names, values = layer_names(model), _without_aliases([q for q in found if q.source not in constants])
+    names, values = layer_names(model), without_aliases([q for q in found if q.source not in constants])
     activations = {names[q.result]: q.integers.bits for q in values}
     listed = [LayerBits(value.name, "input", 0, None, activations.pop(value.name, None)) for value in data_inputs(model)]
     for node in model.graph.node:
@@ -100,7 +98,7 @@ def _name(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def _without_aliases(quantizers: list[Quantizer]) -> list[Quantizer]:
+def without_aliases(quantizers: list[Quantizer]) -> list[Quantizer]:
     """Those with a scale of their own: the rest pass on the integers of another."""
     return list({q.scale: q for q in reversed(quantizers)}.values())[::-1]
 

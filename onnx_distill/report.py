@@ -2,25 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_distill.compare import Layer
 from onnx_distill.pipeline import Row
-
-
-def layer_table(layers: list[Layer]) -> str:
-    """Aligned columns: noise in dB, bits, clipped and unused shares of each quantized value."""
-    heads = ["", "", "bits", "noise dB", "clipped %", "unused %"]
-    lines = [heads] + [
-        [
-            x.value,
-            x.kind,
-            str(x.bits),
-            "-" if x.noise_db is None else f"{x.noise_db:.1f}",
-            _percent(x.clipped),
-            _percent(x.unused),
-        ]
-        for x in layers
-    ]
-    return _aligned(lines)
 
 
 def table(rows: list[Row]) -> str:

@@ -6,9 +6,11 @@ import pytest
 from graphs import random_images
 from onnx import numpy_helper
 
-from onnx_distill import qdq
-from onnx_distill.compare import compare
+from onnx_distill import qdq, runtime
+from onnx_distill.compare import compare, render_layers, worst_first
+from onnx_distill.config import QuantizeConfig
 from onnx_distill.errors import InputError
+from onnx_distill.evaluate import with_output
 from onnx_distill.model import initializers
 
 
@@ -17,10 +19,9 @@ def batches(model: onnx.ModelProto) -> list[np.ndarray]:
     return [images[:1], images[1:]]
 
 
-def test_each_quantizer_has_a_line_with_its_bits(tiny_float, tiny_student):
+def test_each_quantizer_with_a_scale_of_its_own_has_a_line_with_its_bits(tiny_float, tiny_student):
     layers = compare(tiny_float, tiny_student(), batches(tiny_float), 1)
-    quantizers = qdq.find(tiny_student())
-    assert [layer.value for layer in layers] == [q.source for q in quantizers]
+    assert [q.source for q in qdq.find(tiny_student()) if q.source not in {layer.value for layer in layers}] == ["f"]
     assert {layer.kind for layer in layers} == {"weight", "activation"}
     assert all(2 <= layer.bits <= 8 and 0 <= layer.unused <= 1 and 0 <= layer.clipped <= 1 for layer in layers)
 
@@ -42,6 +43,44 @@ def test_noise_of_the_image_is_that_of_its_grid(tiny_float, tiny_student):
     x = random_images(tiny_float).astype(np.float64)
     rounded = (np.clip(np.rint(x / s) + z, q.integers.qmin, q.integers.qmax) - z) * s
     assert layer.noise_db == pytest.approx(10 * np.log10((x**2).sum() / ((x - rounded) ** 2).sum()), rel=1e-4)
+
+
+def test_layers_go_by_the_names_of_their_nodes(tiny_float, tiny_student):
+    layers = compare(tiny_float, tiny_student(), batches(tiny_float), 1)
+    assert {layer.value: layer.layer for layer in layers} == {
+        **{"w1": "stem", "w2": "depthwise", "w3": "classifier"},
+        **{"image": "image", "c1": "stem", "c2": "depthwise", "d": "residual", "logits/float": "classifier"},
+    }
+
+
+def test_own_noise_is_what_a_quantizer_makes_of_the_teachers_values(tiny_float, tiny_student):
+    student = tiny_student()
+    layer = next(x for x in compare(tiny_float, student, batches(tiny_float), 1) if x.layer == "residual")
+    q = next(q for q in qdq.find(student) if q.source == "d")
+    s, z = (numpy_helper.to_array(initializers(student)[name]) for name in (q.scale, q.zero_point))
+    d = runtime.run(runtime.open_session(with_output(tiny_float, "d"), 1), random_images(tiny_float), ["d"])[0].astype(
+        np.float64
+    )
+    rounded = (np.clip(np.rint(d / s) + z, q.integers.qmin, q.integers.qmax) - z) * s
+    assert layer.own_db == pytest.approx(10 * np.log10((d**2).sum() / ((d - rounded) ** 2).sum()), rel=1e-3)
+    assert layer.noise_db < layer.own_db  # more has gathered
+
+
+def test_the_layer_with_the_fewest_bits_comes_first(tiny_float, tiny_student):
+    student = tiny_student(QuantizeConfig(bits=("depthwise=W2",)))
+    worst = worst_first(x for x in compare(tiny_float, student, batches(tiny_float), 1) if x.kind == "weight")
+    assert [x.layer for x in worst][0] == "depthwise" and worst[0].own_db < 12 < worst[1].own_db
+    lines = render_layers(worst, top=1).splitlines()
+    assert lines[1].split()[:2] == ["depthwise", "W2"] and lines[2] == "and 2 more"
+
+
+def test_nothing_that_rounds_to_the_last_level_counts_as_clipped(tiny_float, tiny_student, set_values):
+    student = tiny_student()
+    q = next(q for q in qdq.find(student) if q.source == "image")
+    largest = np.abs(random_images(tiny_float)).max()
+    student = set_values(student, {q.scale: np.float32(largest / 127.4)})
+    image = next(x for x in compare(tiny_float, student, batches(tiny_float), 1) if x.value == "image")
+    assert image.clipped == 0
 
 
 def test_a_range_that_is_too_small_is_seen_as_clipping(tiny_float, tiny_student):

@@ -23,7 +23,9 @@ from onnx_distill.cli.options import (
 )
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell
+from onnx_distill.compare import Layer, worst_first
 from onnx_distill.compare import compare as compare_models
+from onnx_distill.compare import render_layers as render_compared
 from onnx_distill.data import batches
 from onnx_distill.errors import InputError
 from onnx_distill.execution import execution as look_at_execution
@@ -31,7 +33,7 @@ from onnx_distill.execution import render_execution
 from onnx_distill.inspect import inspect as inspect_model
 from onnx_distill.inspect import render
 from onnx_distill.layer_bits import render_layers
-from onnx_distill.report import layer_table, table
+from onnx_distill.report import table
 from onnx_distill.verify import as_data, find_runtime
 from onnx_distill.verify import render as render_verification
 
@@ -100,11 +102,19 @@ def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape,
 @click.option(
     "--samples", type=click.IntRange(1), default=256, show_default=True, help="Images to compare on, the first ones."
 )
+@click.option(
+    "--sort", "sorted_by", type=click.Choice(["worst", "graph"]), default="worst", show_default=True, help="Of the layers."
+)
+@click.option("--top", type=click.IntRange(0), default=0, show_default=True, help="So many of them; 0: all.")
 @threads_option
 @json_option
 @config_option
-def compare(student, teacher, samples, threads, as_json, input_shape, constants, **options):
+def compare(student, teacher, samples, sorted_by, top, threads, as_json, input_shape, constants, **options):
     """Where quantization hurts: noise, clipping and unused levels of each quantized value of a QDQ student.
+
+    Noise is signal to quantization noise in decibels, 6 for each bit: a layer's own, which its quantizer makes of the
+    teacher's values, and what has gathered on the way there. Weights (W) go by the node that reads them, activations (A) by
+    the node that makes them.
 
     \b
     Example: onnx-distill compare run/trained.qdq.onnx --teacher teacher.onnx \\
@@ -116,7 +126,14 @@ def compare(student, teacher, samples, threads, as_json, input_shape, constants,
     ready = pipeline.ready(float_model, images.read(np.arange(1)).shape[1:])
     few = np.arange(min(samples, len(images)))
     layers = compare_models(ready, qdq, (batch.images for batch in batches(images, 32, few)), threads)
-    click.echo(json.dumps([asdict(layer) for layer in layers], indent=1) if as_json else layer_table(layers))
+    layers = worst_first(layers) if sorted_by == "worst" else layers
+    click.echo(_as_json(layers[:top] if top else layers) if as_json else render_compared(layers, top))
+
+
+def _as_json(layers: list[Layer]) -> str:
+    """A layer without noise has null: JSON knows no infinity."""
+    finite = lambda value: None if isinstance(value, float) and not np.isfinite(value) else value  # noqa: E731
+    return json.dumps([{key: finite(value) for key, value in asdict(layer).items()} for layer in layers], indent=1)
 
 
 @command()
