@@ -133,6 +133,9 @@ def test_compare_lists_each_quantized_value(files):
     assert result.code == 0, result.err
     layers = json.loads(result.out)
     assert {layer["kind"] for layer in layers} == {"weight", "activation"} and all(layer["noise_db"] > 5 for layer in layers)
+    assert [layer["own_db"] for layer in layers] == sorted(layer["own_db"] for layer in layers)
+    assert json.loads(onnx_distill(f"{line} --top 2").out) == layers[:2]
+    assert [layer["value"] for layer in json.loads(onnx_distill(f"{line} --sort graph").out)] != [x["value"] for x in layers]
 
 
 # ---- features, and several teachers
