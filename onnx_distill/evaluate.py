@@ -171,10 +171,10 @@ def latency(
 ) -> dict[str, dict[int, Timing]]:
     """Name -> batch size -> Timing, on random images of `shape` [channels, height, width].
 
-    The models take turns, A B C A B C, so that a slow moment of the machine meets them all; loading and warm-up are not
-    timed. A batch size takes `rounds` turns, or fewer (at least one) when its `seconds` are over.
+    In sessions as users open them: runtime.open_session(exact=False). The models take turns, A B C A B C, so that a slow
+    moment of the machine meets them all; loading and warm-up are not timed. A batch size takes `rounds` turns, or fewer (at least one) when its `seconds` are over.
     """
-    sessions = {name: runtime.open_session(model, threads) for name, model in models.items()}
+    sessions = {name: runtime.open_session(model, threads, exact=False) for name, model in models.items()}
     results: dict[str, dict[int, Timing]] = {name: {} for name in models}
     for batch in batches:
         images = np.random.default_rng(0).standard_normal((batch, *shape), np.float32)

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from onnx_distill.errors import InputError, first_line
+from onnx_distill.unshared import with_own_weights
 
 _ERRORS_ONLY = 3
 # What the runtime raises has no common base; a C++ exception that it does not know is a RuntimeError.
@@ -30,17 +31,22 @@ def open_session(
     optimized: bool = True,
     log_path: str | None = None,
     spinning: bool = True,
+    exact: bool = True,
 ) -> ort.InferenceSession:
     """A CPU session of a model or file.
 
     threads: intra-op threads; None leaves the runtime's own choice. optimized=False runs the nodes exactly as they stand.
     spinning=False lets idle threads sleep at once: for a session that takes turns with another one in the same process.
     log_path: where to write the optimized graph, for those who want to see what was fused.
+    exact: no sum of 8-bit products saturates, on any machine: what scores and compares answers. False: as users open a session,
+    with the kernels that they run and, on x86-64 without VNNI, their saturation: what measures time or looks at the runtime.
     Raises InputError when the runtime cannot load the model.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        source = with_own_weights(source) if isinstance(source, onnx.ModelProto) else source
     if threads:
         options.intra_op_num_threads = threads
     if not optimized:

@@ -7,12 +7,14 @@ largest weights, and times the two smallest.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from onnx_distill import numerics, qdq
+from onnx_distill.logits import label
 from onnx_distill.model import array, initializers
 from onnx_distill.placement_table import PLACEMENT, WEIGHTED, weight_axis
 
@@ -30,8 +32,19 @@ class Saturating:
 
 def saturating(model: onnx.ModelProto) -> list[Saturating]:
     """The layers of a QDQ or exported model in which int16 sums can saturate; none: it is proved that no sum can."""
+    found = ((node, sums) for node, sums in _largest_sums(model) if (sums > INT16_MAX).any())
+    return [Saturating(label(node), int((sums > INT16_MAX).sum()), int(sums.max())) for node, sums in found]
+
+
+def saturating_channels(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Result of each layer that can saturate -> bool [channels], or [1] for weights without a channel axis."""
+    found = {node.output[0]: sums > INT16_MAX for node, sums in _largest_sums(model)}
+    return {name: channels for name, channels in found.items() if channels.any()}
+
+
+def _largest_sums(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, np.ndarray]]:
+    """Each layer with quantized operands, and the largest sum of two products that each channel can have; int64."""
     constants, by_result = initializers(model), {q.result: q for q in qdq.find(model)}
-    found = []
     for node in model.graph.node:
         if PLACEMENT.get(node.op_type) != WEIGHTED:
             continue
@@ -46,7 +59,4 @@ def saturating(model: onnx.ModelProto) -> list[Saturating]:
         rows = values.astype(np.int64).reshape(1, -1) if axis is None else np.moveaxis(values, axis, 0).astype(np.int64)
         rows = np.sort(rows.reshape(len(rows), -1), axis=1)
         pairs = np.maximum(rows[:, -2:].clip(0).sum(axis=1), -rows[:, :2].clip(None, 0).sum(axis=1))
-        sums = max(activation.integers.qmax, -activation.integers.qmin) * pairs
-        if (sums > INT16_MAX).any():
-            found.append(Saturating(node.name or node.output[0], int((sums > INT16_MAX).sum()), int(sums.max())))
-    return found
+        yield node, max(activation.integers.qmax, -activation.integers.qmin) * pairs

@@ -75,7 +75,7 @@ def simulated(model: onnx.ModelProto, images: np.ndarray) -> list[np.ndarray]:
 
 
 def deployed(model: onnx.ModelProto, images: np.ndarray) -> list[np.ndarray]:
-    """Outputs as a user of the stock runtime gets them."""
+    """Outputs of the runtime's integer kernels, exact on any machine."""
     return runtime.run(runtime.open_session(model, 1), images)
 
 

@@ -100,7 +100,7 @@ def given(tmp_path_factory) -> Path:
     np.savez(folder / "large.npz", images=rng.integers(0, 256, (60, 8, 8), np.uint8), labels=rng.integers(0, 3, 60))
     np.save(folder / "pickle.npy", np.array([{"a": 1}, print], dtype=object), allow_pickle=True)
     (folder / "cut_short.npz").write_bytes((folder / "images.npz").read_bytes()[:1000])
-    quantize = f"quantize {folder}/logits.onnx --data {folder}/images.npz --weight-bits 3 --threads 1"
+    quantize = f"quantize {folder}/logits.onnx --data {folder}/images.npz --weight-bits 3 --threads 1 --target ort-x86"
     done = [
         onnx_distill(f"cut {folder}/teacher.onnx -o {folder}/logits.onnx"),
         onnx_distill(f"{quantize} -o {folder}/student.onnx"),
@@ -282,7 +282,7 @@ def test_cut_says_where(given, out):
 
 
 def test_quantize_cuts_what_is_not_cut(given, out):
-    line = f"quantize {given}/teacher.onnx {DATA} --weight-bits 3 --threads 1 -o {out}/s.onnx"
+    line = f"quantize {given}/teacher.onnx {DATA} --weight-bits 3 --threads 1 --target ort-x86 -o {out}/s.onnx"
     result = onnx_distill(line.format(given=given))
     assert result == Result(0, f"{out}/s.onnx: W3A8, calibrated on 60 images\n", "")
     assert (out / "s.onnx").read_bytes() == (given / "student.onnx").read_bytes()

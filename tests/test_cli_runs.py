@@ -16,6 +16,9 @@ import pytest
 from onnx import numpy_helper
 from test_cli import onnx_distill
 
+from onnx_distill.machine import own_target, sums_saturate
+from onnx_distill.provenance import provenance
+
 QUICK = "--batch-size 4 --validation 12 --epochs 2 --threads 1 --learn-steps all --shift 1"
 
 
@@ -186,3 +189,20 @@ def test_further_teacher_of_other_images_is_refused(files, tmp_path, other_teach
     line = train(files, tmp_path / "run", f"--also-teacher {tmp_path}/second.onnx")
     result = onnx_distill(line.replace(f"{files}/teacher.onnx", f"{tmp_path}/first.onnx"))
     assert result.code == 2 and "a further teacher wants its images prepared as" in result.err
+
+
+def test_auto_is_written_down_as_the_row_that_this_machine_takes(files, tmp_path):
+    """In the file and in config.yaml, so that the run repeats elsewhere; one line on stderr where the row is not the usual one."""
+    data = f"--data {files}/test.npz --test-data {files}/test.npz --mean 127.5 --scale 0.01"
+    done = onnx_distill(f"run {files}/teacher.onnx {data} {QUICK} --samples 20 -o {tmp_path}/run")
+    assert done.code == 0, done.err
+    assert provenance(onnx.load(str(tmp_path / "run/student.int8.onnx")))["target"] == own_target()
+    assert f"target: {own_target()}\n" in (tmp_path / "run/config.yaml").read_text()
+    assert (f"== target {own_target()}: this machine saturates" in done.err) == sums_saturate()
+
+
+def test_a_row_that_is_named_is_taken_without_a_word(files, tmp_path):
+    line = f"quantize {files}/logits.onnx --data {files}/test.npz --mean 127.5 --scale 0.01 --target ort-x86"
+    done = onnx_distill(f"{line} -o {tmp_path}/s.onnx")
+    assert done.code == 0 and "target" not in done.err
+    assert provenance(onnx.load(str(tmp_path / "s.onnx")))["target"] == "ort-x86"

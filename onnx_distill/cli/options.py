@@ -11,11 +11,11 @@ import click
 import numpy as np
 
 from onnx_distill.cli.configuration import defaults_from
+from onnx_distill.cli.target import target_option
 from onnx_distill.cli.terminal import verbosity_options
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.data import PRESETS
 from onnx_distill.mixed import SIZES
-from onnx_distill.targets import TARGETS
 
 DEFAULT = {**asdict(QuantizeConfig()), **asdict(DistillConfig()), **asdict(TrainConfig())}
 
@@ -195,7 +195,7 @@ data_options = options(
     section="Images",
 )
 calibration_options = options(
-    choice("--target", "|".join(TARGETS), "The runtime that it is for; see docs/targets.md."),
+    target_option,
     click.option(
         "--per-channel/--per-tensor",
         default=None,

@@ -8,9 +8,8 @@ every departure from exact rounding is found (trace.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import onnx
@@ -23,10 +22,12 @@ from onnx_distill.logits import find_logits
 from onnx_distill.model import array, initializers, producers
 from onnx_distill.provenance import provenance
 from onnx_distill.verify.environments import BATCH, Answers, Runtime, answers
+from onnx_distill.verify.saturated import saturable
 from onnx_distill.verify.trace import MOVING, Departure, activations, departures, first_differences
 
 BOUND, BOUND_BELOW_4_BITS = 0.999, 0.995  # of top-1 agreement
 SIMULATION = "simulation"
+ONE_STEP = 1.001  # logits are products of a step and an integer, in float32
 HEAVY = ("Conv", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "FusedGemm")  # what should have become integer operators
 
 
@@ -62,7 +63,8 @@ class Verification:
 
     images: int
     bound: float  # of every pair's agreement
-    traced: int
+    beyond_a_step: int  # images with a logit that some runtime puts more than one output step from the simulation's
+    traced: int  # of the images that differ at all, those with the largest differences
     runners: tuple[Runner, ...]
     pairs: tuple[Pair, ...]
 
@@ -86,7 +88,7 @@ def verify(
 
     simulation: the QDQ student that was trained; None: the exported nodes as they stand. bound: least top-1 agreement of a
     pair; None: BOUND, or BOUND_BELOW_4_BITS where a quantizer has fewer than 4 bits. trace: images to trace of those that
-    differ. Raises InputError where a runtime cannot run the student.
+    differ, the largest differences first. Raises InputError where a runtime cannot run the student.
     """
     quantizers = qdq.find(student)
     if not quantizers:
@@ -99,11 +101,14 @@ def verify(
         tell(one.name)
         found[one.name] = answers(one, model, pixels, threads)
     logits = {name: _rank_two(made.outputs[value]) for name, made in found.items()}
-    differing = np.flatnonzero(sum((each != logits[SIMULATION]).any(axis=1) for each in logits.values()))[: max(trace, 0)]
+    step, values = logits_step(student, value), list(activations(student))
+    apart = np.max([_steps(each, logits[SIMULATION], step).max(axis=1) for each in logits.values()], axis=0)
+    differing = np.argsort(-apart, kind="stable")[: min(max(trace, 0), np.count_nonzero(apart))]
     runs, untraceable = {}, {}
     if len(differing):
         tell(f"tracing {len(differing)} images")
         runs, untraceable = _watched(student, simulation or student, value, runtimes, logits, differing, pixels, threads)
+    kinds = {SIMULATION: SIMULATION, **{one.name: one.kind for one in runtimes}}
     runners = [
         Runner(
             name,
@@ -111,19 +116,29 @@ def verify(
             None if images.labels is None else top_k(logits[name], images.labels, 1),
             None if teacher_logits is None else agreement(teacher_logits, logits[name]),
             float_nodes(made.optimized) if made.optimized is not None else None,
-            tuple(departures(student, pixels[differing], runs[name].outputs, runs[name].optimized)) if name in runs else (),
+            tuple(
+                departures(
+                    student, pixels[differing], runs[name].outputs, runs[name].optimized, saturable(student, kinds[name])
+                )
+            )
+            if name in runs
+            else (),
             untraceable.get(name, ""),
         )
         for name, made in found.items()
     ]
-    step, values = logits_step(student, value), list(activations(student))
     pairs = [_pair(a, b, logits[a], logits[b], step, runs, values) for a, b in combinations(found, 2)]
     limit = bound if bound is not None else default_bound(quantizers)
-    return Verification(len(images), limit, len(differing), tuple(runners), tuple(pairs))
+    beyond = int((apart > ONE_STEP).sum())
+    return Verification(len(images), limit, beyond, len(differing), tuple(runners), tuple(pairs))
+
+
+def _steps(ours: np.ndarray, theirs: np.ndarray, step: float) -> np.ndarray:
+    return np.abs(ours.astype(np.float64) - theirs) / step
 
 
 def _pair(a: str, b: str, ours: np.ndarray, theirs: np.ndarray, step: float, runs, values: list[str]) -> Pair:
-    steps = np.abs(ours.astype(np.float64) - theirs) / step
+    steps = _steps(ours, theirs, step)
     first = first_differences(runs[a].outputs, runs[b].outputs, values) if a in runs and b in runs else {}
     count = int(steps.any(axis=1).sum())
     return Pair(a, b, agreement(ours, theirs), count, float(steps.max()), float(steps.mean()), first)
@@ -197,70 +212,3 @@ def default_bound(quantizers: list[qdq.Quantizer]) -> float:
 
 def _rank_two(scores: np.ndarray) -> np.ndarray:
     return scores.reshape(len(scores), -1)
-
-
-# ---- as text ----
-
-
-def render(v: Verification) -> str:
-    """What was found, as aligned text."""
-    beside = {pair.second: pair for pair in v.pairs if pair.first == SIMULATION}
-    heads = ["", "version", "top-1 %", "teacher %", "simulation %", "differ", "largest", "mean steps", "float nodes"]
-    lines = [heads] + [_line(runner, beside.get(runner.name)) for runner in v.runners]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    text = ["  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))) for line in lines]
-    least = min(v.pairs, key=lambda pair: pair.agreement)
-    verdict = "ok" if v.passed else "TOO LOW"
-    text += [
-        "",
-        f"least agreement of any two on {v.images:,} images: {100 * least.agreement:.2f} % ({least.first}, {least.second}); "
-        f"at least {100 * v.bound:g} % wanted: {verdict}",
-    ]
-    for pair in beside.values():
-        if pair.first_differences:
-            named = ", ".join(f"{value} ({count})" for value, count in list(pair.first_differences.items())[:3])
-            text.append(f"{pair.second} parts from the {pair.first} first at {named}; {v.traced} images traced")
-    for runner in v.runners:
-        text += [f"{runner.name} cannot be traced: {runner.untraceable}"] if runner.untraceable else []
-        ties = [one for one in runner.departures if one.explained]
-        if ties:
-            text.append(
-                f"{runner.name}: {sum(one.count for one in ties)} rounding ties in {len(ties)} values, "
-                f"within {max(one.tie_distance for one in ties):.1e} steps of a tie"
-            )
-        text += [
-            f"{runner.name}: UNEXPLAINED, {one.count} integers of {one.value} ({one.operator}), off by up to {one.largest}"
-            for one in runner.departures
-            if not one.explained
-        ]
-    return "\n".join(text)
-
-
-def as_data(v: Verification) -> dict[str, Any]:
-    """What was found, for JSON."""
-    kinds = {(r.name, one.value): one.kind for r in v.runners for one in r.departures}
-    data = {**asdict(v), "passed": v.passed}
-    for runner in data["runners"]:
-        for one in runner["departures"]:
-            one["kind"] = kinds[runner["name"], one["value"]]
-    return data
-
-
-def _line(runner: Runner, pair: Pair | None) -> list[str]:
-    percent = lambda share: "-" if share is None else f"{100 * share:.2f}"  # noqa: E731
-    found = ["-"] * 4
-    if pair is not None:
-        found = [
-            percent(pair.agreement),
-            f"{pair.differing_images:,}",
-            f"{pair.largest_steps:.1f}",
-            f"{pair.mean_steps:.5f}",
-        ]
-    return [
-        runner.name,
-        runner.version,
-        percent(runner.top1),
-        percent(runner.teacher_agreement),
-        *found,
-        "-" if runner.float_nodes is None else str(runner.float_nodes),
-    ]

@@ -18,9 +18,11 @@ from onnx_distill import model as models
 from onnx_distill import numerics, qdq
 from onnx_distill.model import array, consumers, initializers, producers
 from onnx_distill.qdq import Quantizer
+from onnx_distill.verify.saturated import saturated_elements
 
 BATCH = 50  # images at a time; the exact values are float64, and im2col makes nine of each
 TIE = 1e-4  # steps: float32 keeps 24 bits, so a sum that passes through a few thousand steps is off by so much
+TIED, SATURATES = "rounding tie", "saturates: VPMADDUBSW"
 MOVING = ("Transpose", "Clip", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "MaxPool", "Identity")  # integers pass through
 
 
@@ -30,7 +32,8 @@ class Departure:
 
     operator: what computes it, in the graph that the runtime ran where that is known. count: elements whose integer is not the
     exact one. largest: integers between the two, at most. tie_distance: steps between the exact value of such an element and the
-    nearest one that rounds to what was found, at most.
+    nearest one that rounds to what was found, at most. saturates: all that are no ties are of channels whose 8-bit products
+    the machine may have added in 16 bits (saturated.py).
     """
 
     value: str
@@ -38,26 +41,32 @@ class Departure:
     count: int
     largest: int
     tie_distance: float
+    saturates: bool = False
 
     @property
     def explained(self) -> bool:
-        """True where the exact value lies so near to the rounding that was found that float32 decides either way."""
-        return self.tie_distance <= TIE
+        """True where the cause is known: a tie, so near to the rounding found that float32 decides either way, or saturation."""
+        return self.tie_distance <= TIE or self.saturates
 
     @property
     def kind(self) -> str:
-        return "rounding tie" if self.explained else "UNEXPLAINED"
+        return TIED if self.tie_distance <= TIE else SATURATES if self.saturates else "UNEXPLAINED"
 
 
 def departures(
-    model: onnx.ModelProto, images: np.ndarray, integers: dict[str, np.ndarray], optimized: onnx.ModelProto | None = None
+    model: onnx.ModelProto,
+    images: np.ndarray,
+    integers: dict[str, np.ndarray],
+    optimized: onnx.ModelProto | None = None,
+    saturable: dict[str, np.ndarray] | None = None,
 ) -> list[Departure]:
     """Every value at which a run of an exported model departs from exact rounding, in graph order.
 
-    integers: every quantized activation's in that run, by name; optimized: the graph that the runtime ran.
+    integers: every quantized activation's in that run, by name; optimized: the graph that the runtime ran; saturable: result of
+    a layer -> its channels whose sums that run may have saturated.
     """
     known = {models.image_input(model).name: images, **integers}
-    found = [departure(model, name, q, known, optimized) for name, q in activations(model).items()]
+    found = [departure(model, name, q, known, optimized, saturable or {}) for name, q in activations(model).items()]
     return [one for one in found if one.count]
 
 
@@ -85,11 +94,13 @@ def departure(
     q: Quantizer,
     known: dict[str, np.ndarray],
     optimized: onnx.ModelProto | None = None,
+    saturable: dict[str, np.ndarray] | None = None,
 ) -> Departure:
     """How one value of a run departs from clamp(round_half_even(exact)); known: all integers of that run, and the image."""
     zero_point = array(initializers(model)[q.zero_point]).astype(np.int64) if q.zero_point else 0
     low, high = q.integers.qmin - zero_point, q.integers.qmax - zero_point
-    count, largest, furthest = 0, 0.0, 0.0
+    count, largest, furthest, unsaturated = 0, 0.0, 0.0, 0
+    may_saturate = saturated_elements(model, q.source, saturable or {})
     for i in range(0, len(known[integers]), BATCH):
         part = {name: value[i : i + BATCH] for name, value in known.items()}
         exact = np.clip(exact_steps(model, q, part), low, high)
@@ -97,8 +108,12 @@ def departure(
         off = found != np.rint(exact)
         count += int(off.sum())
         largest = max(largest, float(np.abs(found - np.rint(exact)).max(initial=0.0)))
-        furthest = max(furthest, float((np.abs(exact - found)[off] - 0.5).max(initial=0.0)))
-    return Departure(integers, made_as(optimized or model, integers), count, int(largest), furthest)
+        distance = np.where(off, np.abs(exact - found) - 0.5, 0)
+        furthest = max(furthest, float(distance.max(initial=0.0)))
+        unsaturated += int(((distance > TIE) & ~may_saturate(distance.ndim)).sum())
+    return Departure(
+        integers, made_as(optimized or model, integers), count, int(largest), furthest, furthest > TIE and not unsaturated
+    )
 
 
 def made_as(graph: onnx.ModelProto, value: str) -> str:

@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper, parser
 
-from onnx_distill import pipeline, qdq
+from onnx_distill import machine, pipeline, qdq
 from onnx_distill.cli import main
 from onnx_distill.cut import cut
 from onnx_distill.data import open_images
 from onnx_distill.errors import InputError
 from onnx_distill.model import array, initializers
-from onnx_distill.verify import agree, environments, find_runtime, trace, verify
+from onnx_distill.verify import agree, environments, find_runtime, render, trace, verify
 
 BODY = """
     a = Conv<pads = [1, 1, 1, 1]>(x, w, b)
@@ -38,11 +38,14 @@ HERE = ("wheel", "reference")  # what needs no environment of its own
 
 @pytest.fixture
 def pair():
-    """bits -> a QDQ student of a small classifier and its exported form, which ends in Softmax."""
+    """bits -> a QDQ student of a small classifier and its exported form, which ends in Softmax.
 
-    def pair(bits: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    For machines without VNNI unless told otherwise: its sums saturate nowhere, so that stock runtimes are exact on any machine.
+    """
+
+    def pair(bits: int, target: str = "ort-x86-novnni") -> tuple[onnx.ModelProto, onnx.ModelProto]:
         teacher = graphs.net(BODY, "float[N, 5] p", head=HEAD)
-        student = graphs.student_of(cut(teacher), weight_bits=bits, activation_bits=bits)
+        student = graphs.student_of(cut(teacher), weight_bits=bits, activation_bits=bits, target=target)
         return student, pipeline.deployable(student, teacher)
 
     return pair
@@ -111,6 +114,28 @@ def test_a_planted_fault_is_unexplained_and_named_first(pair, images):
     wrong = [(r.name, one.value, one.operator) for r in found.runners for one in r.departures if not one.explained]
     assert wrong == [("simulation", "c/quantized", "QuantizeLinear")]  # exact for the broken file is what the wheel did
     assert found.pairs[0].first_differences == {"c/quantized": 20} and found.traced == 20
+
+
+def test_sums_that_saturate_on_this_machine_are_named_as_the_cause_with_the_target_to_take(pair, images):
+    """Full-range weights: with VNNI there is nothing to tell. The reference widens before it adds, on any machine."""
+    student, exported = pair(8, "ort-x86")
+    extreme = _with_values(exported, _integers(exported, "w/"), lambda w: np.where(w > 0, 127, 0))
+    found = verify(extreme, [find_runtime(name) for name in HERE], images[0], bound=0)
+    simulation, wheel, reference = ([one.kind for one in runner.departures] for runner in found.runners)
+    assert set(simulation) | set(reference) <= {trace.TIED}
+    assert (trace.SATURATES in wheel) == machine.sums_saturate() and "UNEXPLAINED" not in wheel
+    assert ("--target ort-x86-novnni" in render(found)) == machine.sums_saturate()
+
+
+def test_only_channels_that_can_saturate_explain_a_departure(pair):
+    _, exported = pair(8, "ort-x86")
+    known = _known(exported, graphs.random_images(exported))
+    name, q = list(trace.activations(exported).items())[1]  # what the first layer gives
+    found = {**known, name: known[name].copy()}
+    found[name][:, 2] ^= 64
+    for channels, kind in (([0, 0, 1, 0], trace.SATURATES), ([1, 1, 0, 1], "UNEXPLAINED")):
+        layer = {"a": np.array(channels, bool)}
+        assert trace.departure(exported, name, q, found, saturable=layer).kind == kind
 
 
 def test_too_little_agreement_fails_with_exit_code_1(pair, verify_command, tmp_path):

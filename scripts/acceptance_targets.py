@@ -1,0 +1,114 @@
+"""What --target gives: no sum that can saturate, no zero point but 0, the types that QNN wants, and the accuracy that it costs.
+
+    python scripts/acceptance_targets.py           # `make accept-deploy`; makes the students where need be (deploy_students.py)
+
+Top-1 on the 10,000 test images of Fashion-MNIST. `exact` is the student as simulated, `stock` what this machine's onnxruntime and
+OpenVINO, as their users open them, make of the exported file: where sums saturate here, the full-range student shows what is lost.
+Exit code 1 where a proof fails or more than 0.2 points are lost.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+import numpy as np
+import onnx
+from deploy_students import TEACHER, arguments, data, student
+
+from onnx_distill import machine, model, pipeline, qdq
+from onnx_distill.data import Images, Preprocess, open_images
+from onnx_distill.evaluate import top_k, with_output
+from onnx_distill.saturation import saturating
+from onnx_distill.verify import find_runtime
+from onnx_distill.verify.agree import logits_value, simulate
+from onnx_distill.verify.environments import answers
+
+MOST_LOST = 0.2  # points of top-1, against the student for onnxruntime with VNNI
+STOCK = ("onnxruntime", "onnxruntime==1.17.3", "openvino")
+FULL_RANGE = "ort-x86"
+
+
+def top1(shipped: onnx.ModelProto, images: Images, runtime: str | None, threads: int) -> float:
+    """In %, of an exported student under a stock runtime, or exactly where that is None."""
+    value, pixels = logits_value(shipped), images.read(np.arange(len(images)))
+    made = with_output(shipped, value)
+    found = (
+        simulate(made, pixels, threads) if runtime is None else answers(find_runtime(runtime), made, pixels, threads).outputs
+    )
+    return 100 * top_k(found[value], images.labels, 1)
+
+
+def saturation(images: Images, exported: dict[str, onnx.ModelProto], threads: int) -> bool:
+    print("\n## Weights that saturate nowhere\n")
+    print(f"Two products of 8 bits added in 16 saturate on this machine: {'yes' if machine.sums_saturate() else 'no'}.\n")
+    versions = [f"stock {name}" for name in STOCK]
+    print(
+        f"| student W8A8 | layers that can saturate | largest sum | exact | {' | '.join(versions)} |\n|---|---|---|---|{'---|' * len(STOCK)}"
+    )
+    passed, best = True, {}
+    for name, shipped in exported.items():
+        found = saturating(shipped)
+        scores = [top1(shipped, images, runtime, threads) for runtime in (None, *STOCK)]
+        best[name] = scores[0]
+        largest = max((one.largest for one in found), default=0)
+        cells = [f"{score:.2f}" for score in scores]
+        print(f"| {name} | {len(found)} | {largest or 'at most 32,640'} | {' | '.join(cells)} |", flush=True)
+        if "novnni" in name:
+            full = (
+                best[name.replace("-novnni", "")]
+                if name.replace("-novnni", "") in best
+                else best[f"{FULL_RANGE}, distilled"]
+            )
+            passed &= not found and full - scores[0] <= MOST_LOST
+    return passed
+
+
+def forms(images: Images, exported: dict[str, onnx.ModelProto], threads: int) -> bool:
+    print("\n## Zero points and types\n")
+    print(
+        "| student W8A8 | activations | weights | zero points | weight scales | exact | points lost |\n|---|---|---|---|---|---|---|"
+    )
+    passed, full = True, None
+    for name, shipped in exported.items():
+        constants = model.initializers(shipped)
+        kinds: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+        points, scales = set(), set()
+        for q in qdq.find(shipped):
+            kinds[q.stored].update([q.integers.dtype])
+            points.update(np.unique(model.array(constants[q.zero_point])).tolist() if q.zero_point else [0])
+            scales.update(["per channel" if q.axis is not None else "per tensor"] if q.stored else [])
+        score = top1(shipped, images, None, threads)
+        full = score if full is None else full
+        shown = sorted(points) if len(points) < 4 else f"{len(points)} of them"
+        texts = [" + ".join(f"{count} {kind}" for kind, count in kinds[stored].items()) for stored in (False, True)]
+        print(
+            f"| {name} | {' | '.join(texts)} | {shown} | {', '.join(sorted(scales))} | {score:.2f} | {full - score:.2f} |",
+            flush=True,
+        )
+        if name.startswith("tensorrt"):
+            passed &= points == {0} and full - score <= MOST_LOST
+        if name.startswith("qnn"):
+            passed &= {*kinds[True], *kinds[False]} == {"uint8"}
+    return passed
+
+
+def main() -> int:
+    args = arguments(__doc__.splitlines()[0]).parse_args()
+    teacher = model.load(TEACHER)
+    images = open_images(data(args, "t10k"), preprocess=Preprocess.of(teacher))
+    exported: dict[str, onnx.ModelProto] = {}
+    for target in ("ort-x86", "ort-x86-novnni", "openvino-novnni", "tensorrt", "qnn"):
+        folder = student("W8A8", target, args)
+        for name, file in (("PTQ", "student.qdq.onnx"), ("distilled", "trained.qdq.onnx")):
+            exported[f"{target}, {name}"] = pipeline.deployable(model.load(folder / file), teacher)
+    parts = {"saturation": ("ort-x86", "openvino"), "forms": ("ort-x86,", "tensorrt", "qnn")}
+    chosen = {part: {n: m for n, m in exported.items() if n.startswith(names)} for part, names in parts.items()}
+    float_top1 = 100 * top_k(pipeline.logits_of(teacher, images, args.threads), images.labels, 1)
+    print(f"float: {float_top1:.2f}")
+    passed = [saturation(images, chosen["saturation"], args.threads), forms(images, chosen["forms"], args.threads)]
+    return 0 if all(passed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
