@@ -121,6 +121,9 @@ class TrainConfig:
     colour: float = 0.0  # strength of random brightness, contrast and saturation; 0 to 1
     mixup: float = 0.0  # largest share of another image in each; below 0.5
     seed: int = 0
+    split_seed: Optional[int] = (
+        None  # of which images calibrate and are held out; None: seed. One for all, where seeds are compared
+    )
     threads: int = 0  # 0 leaves the runtime's own choice
     profile: str = ""  # file for the runtime's profile of the steps, at most a million node times; "" for none
 
@@ -152,4 +155,9 @@ class TrainConfig:
         _check(self.on_nonfinite in ("stop", "rewind"), f"on_nonfinite is {self.on_nonfinite!r}", "stop | rewind")
         _check(self.shift >= 0, f"shift is {self.shift}", "0 or more")
         _check(self.seed >= 0, f"seed is {self.seed}", "0 or more")
+        _check(self.split_seed is None or self.split_seed >= 0, f"split_seed is {self.split_seed}", "0 or more")
         _check(self.threads >= 0, f"threads is {self.threads}", "0 or more")
+
+    @property
+    def held_out_seed(self) -> int:
+        return self.seed if self.split_seed is None else self.split_seed

@@ -160,7 +160,7 @@ def distill(
         [_further(one, teacher, image_shape(images)) for one in also],
     )
     deployable(student, teacher)  # refuses now what could not be exported after the training
-    rest, held_out = split(images, validation, config.seed)
+    rest, held_out = split(images, validation, config.held_out_seed)
     score = scorer(held_out, [float_model, *others], config.threads, loss.temperature)
     features = choose(float_model, student, loss.features)
     if features:
@@ -292,26 +292,28 @@ def run(
     weight_storage: str = "int8",
     also: Sequence[onnx.ModelProto] = (),
     budget: Budget | None = None,
+    distill_with: Callable[..., Trained] | None = None,
 ) -> Outcome:
     """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`.
 
     weight_storage: int4 makes it student.int4.onnx; see export. also: further teachers, see distill. budget: see
-    quantize_with_images.
+    quantize_with_images. distill_with: what to call in place of distill, with the same arguments.
     """
     train_images, test_images = images_from(train_images), images_from(test_images)
     watch.stage("cut")
     float_model = cut(teacher, logits)
 
     watch.stage("quantize")
-    student = quantize_with_images(float_model, train_images, quantization, samples, config.seed, config.threads, budget)
-    split(train_images, validation, config.seed)  # what can be refused is refused before anything is written
+    seed = config.held_out_seed
+    student = quantize_with_images(float_model, train_images, quantization, samples, seed, config.threads, budget)
+    split(train_images, validation, seed)  # what can be refused is refused before anything is written
     check_fit(student, [float_model], train_images, loss)
     logits_of(float_model, test_images.subset(np.arange(1)))
     save(float_model, folder / "logits.onnx")
     save(student, folder / "student.qdq.onnx")
 
     watch.stage("train")
-    trained = distill(student, teacher, train_images, validation, loss, config, watch, store, also)
+    trained = (distill_with or distill)(student, teacher, train_images, validation, loss, config, watch, store, also)
     save(trained.best.student, folder / "trained.qdq.onnx")
 
     watch.stage("export")

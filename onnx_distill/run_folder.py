@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 from onnx_distill.errors import InputError
+from onnx_distill.model import replacing
 from onnx_distill.settings import write_settings
 from onnx_distill.state import StateStore
 from onnx_distill.train import Checkpoint, Progress
@@ -37,7 +38,8 @@ class RunFolder:
         """The merged options, which `onnx-distill COMMAND --config config.yaml` repeats; written once the run has begun."""
         self._config = command, options
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """The run goes: its configuration is written, once."""
         if self._config is not None:
             command, options = self._config
             self._keep_log_until(self._resumed)
@@ -69,7 +71,7 @@ class RunFolder:
         return found
 
     def _log(self, **facts: float) -> None:
-        self._begin()
+        self.begin()
         try:
             with (self.path / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(facts) + "\n")
@@ -86,7 +88,8 @@ class RunFolder:
                 break
             kept.append(line)
         if (self.path / LOG).exists():
-            (self.path / LOG).write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            with replacing(self.path / LOG) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ RANK = {
     "verify": 2,
     **dict.fromkeys(("calibrated", "sensitivity", "budget"), 2),
     "report": 3,
+    "seeds": 3,
     "pipeline": 2,
     "charts": 2,
     **dict.fromkeys(STAGES, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
@@ -43,7 +44,9 @@ from onnx_distill.profile import cost_table, costs
 from onnx_distill.provenance import provenance
 from onnx_distill.run_folder import RunFolder, made_folder
 from onnx_distill.run_report import report_of, write_report
+from onnx_distill.seeds import Seeds, train_seeds
 from onnx_distill.targets import TARGETS
+from onnx_distill.train import Trained
 
 
 @command()
@@ -133,8 +136,8 @@ def train(
 ):
     """Distill: the teacher's logits train a QDQ student; the best is exported.
 
-    Writes trained.qdq.onnx, student.int8.onnx, config.yaml and log.jsonl. Ctrl-C stops and keeps the best so far; a run that
-    was killed goes on with --resume.
+    Writes trained.qdq.onnx, student.int8.onnx, config.yaml and log.jsonl; with --seeds those of the best, and a folder for each
+    seed. Ctrl-C stops and keeps the best so far; a run that was killed goes on with --resume.
 
     \b
     Example: onnx-distill train student.qdq.onnx --teacher teacher.onnx \\
@@ -147,7 +150,8 @@ def train(
     images = open_data(float_model, options, classes=pipeline.classes_of(float_model), shape_of=qdq)
     with made_folder(output) as path:
         folder, watch = _run_folder(ctx, path, resume, log_every)
-        trained = pipeline.distill(qdq, original, images, validation, loss, config, watch, folder.store, also)
+        one = functools.partial(pipeline.distill, qdq, original, images, validation, loss)
+        trained, seeds = _trained(ctx, one, config, folder, watch, also)
         models.save(trained.best.student, path / "trained.qdq.onnx")
         exported = pipeline.deployable(trained.best.student, original, weight_storage=weight_storage)
         models.save(exported, path / f"student.{weight_storage}.onnx")
@@ -158,9 +162,12 @@ def train(
         "before": before,
         "best": best.score,
         "epoch": best.epoch,
+        **({"seeds": seeds.facts()} if seeds else {}),
     }
     text = f"{result['student']}: {100 * best.score:.2f} % on held-out images after {best.epoch:g} epochs, {100 * before:.2f} % before"
     click.echo(json.dumps({**result, "images_per_second": speed}) if as_json else f"{text}; {speed:.0f} images/s")
+    if seeds and not as_json:
+        click.echo(str(seeds))
     _stop_code(ctx, trained)
 
 
@@ -245,6 +252,14 @@ def run(
     test = open_data(float_model, {**options, "data": test_data, "labels": test_labels}, classes=classes)
     with made_folder(output) as path:
         folder, watch = _run_folder(ctx, path, resume, log_every)
+        held_out: list[Seeds] = []
+
+        def distill(student, teacher, images, validation, loss, config, watch, store, also):
+            one = functools.partial(pipeline.distill, student, teacher, images, validation, loss)
+            trained, seeds = _trained(ctx, one, config, folder, watch, also)
+            held_out.extend([seeds] if seeds else [])
+            return trained
+
         outcome = pipeline.run(
             original,
             images,
@@ -261,9 +276,12 @@ def run(
             weight_storage,
             also,
             budget,
+            distill,
         )
     _end(folder, outcome.trained, config.profile)
-    print_rows(outcome.rows, as_json)
+    print_rows(outcome.rows, as_json, *(seeds.facts() for seeds in held_out))
+    if held_out and not as_json:
+        click.echo(str(held_out[0]))
     trained = outcome.trained
     tell(f"{outcome.student}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s")
     watch.stage("report")
@@ -275,12 +293,25 @@ ALL = (inspect, cut, quantize, train, export, evaluate, run, compare, sensitivit
 
 
 def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, pipeline.Watch]:
-    """The folder with its configuration written, and what watches a run: terminal and log."""
+    """The folder with its configuration ready to be written, and what tells the terminal of a run."""
     told = Run()
     ctx.call_on_close(told.end)
     folder = RunFolder(path, resume, log_every, warn)
     folder.write_config(ctx.info_name, merged(ctx))
-    return folder, told.watch.also(folder.step, folder.evaluation)
+    return folder, told.watch
+
+
+def _trained(ctx, distill, config: TrainConfig, folder: RunFolder, watch, also) -> tuple[Trained, Seeds | None]:
+    """What distill(config, watch, store, also) makes, or with --seeds the best of several and all of them."""
+    count = ctx.params["seeds"]
+    if count == 1:
+        return distill(config, watch.also(folder.step, folder.evaluation), folder.store, also), None
+    if config.profile:
+        raise InputError(f"--profile is for one training, --seeds are {count}; leave one of them out.")
+    options = {name: value for name, value in merged(ctx).items() if name != "seeds"}
+    one = lambda config, watch, store: distill(config, watch, store, also)  # noqa: E731
+    seeds = train_seeds(one, config, count, folder, ctx.info_name, options, watch, ctx.params["resume"])
+    return seeds.trained[seeds.best], seeds
 
 
 def _end(folder: RunFolder, trained, profile: str) -> None:

@@ -202,6 +202,9 @@ def _sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def print_rows(rows: list[pipeline.Row], as_json: bool) -> None:
+def print_rows(rows: list[pipeline.Row], as_json: bool, seeds: dict | None = None) -> None:
+    """seeds: what is known of the seeds that the last row is the best of."""
     as_data = [{"name": row.name, **asdict(row.measured)} for row in rows]
+    if seeds is not None:
+        as_data[-1]["seeds"] = seeds
     click.echo(json.dumps(as_data, indent=1) if as_json else table(rows))

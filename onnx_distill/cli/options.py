@@ -316,6 +316,18 @@ train_options = options(
         help="Images held out of --data to choose the best student.",
     ),
     seed_option,
+    click.option(
+        "--seeds",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Train with so many seeds, from --seed on, each into its folder seed-K; the best on the held-out images is kept.",
+    ),
+    click.option(
+        "--split-seed",
+        type=click.IntRange(0),
+        help="Seed of which images calibrate and are held out.  [default: that of --seed]",
+    ),
     options(
         click.option("--flip", is_flag=True, help="Flip training images at random, left to right."),
         number("--shift", int, "Shift training images at random by up to so many pixels."),

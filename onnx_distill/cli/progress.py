@@ -66,7 +66,7 @@ class Run:
 
     def _stage(self, text: str) -> None:
         self.end()
-        self.stage, self.began = text, time.monotonic()
+        self.stage, self.began, self.bar = text, time.monotonic(), None
         tell(f"== {text}")
 
     def _step(self, progress: pipeline.Progress) -> None:
