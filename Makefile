@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DATA   ?= data
 TEACHER ?= models/mobilenetv2-fashion.onnx
+CLASSES ?= models/fashion-classes.txt
 TRAIN  := $(DATA)/train-images-idx3-ubyte.gz
 TEST   := $(DATA)/t10k-images-idx3-ubyte.gz
 OUT    ?= build
@@ -39,11 +40,11 @@ $(OUT)/student.qdq.onnx: $(OUT)/logits.onnx data
 quantize: $(OUT)/student.qdq.onnx
 
 train: $(OUT)/student.qdq.onnx
-	$(BIN)/onnx-distill train $< --teacher $(TEACHER) --data $(TRAIN) $(RECIPE) --threads $(THREADS) --resume -o $(OUT)
+	$(BIN)/onnx-distill train $< --teacher $(TEACHER) --data $(TRAIN) $(RECIPE) --class-names $(CLASSES) --threads $(THREADS) --resume -o $(OUT)
 
 # The main job on the real teacher: 4-bit weights and activations, one epoch.
 demo: install data
-	$(BIN)/onnx-distill run $(TEACHER) --data $(TRAIN) --test-data $(TEST) $(BITS) $(RECIPE) --threads $(THREADS) --resume -o $(OUT)/demo
+	$(BIN)/onnx-distill run $(TEACHER) --data $(TRAIN) --test-data $(TEST) $(BITS) $(RECIPE) --class-names $(CLASSES) --threads $(THREADS) --resume -o $(OUT)/demo
 
 test: install data
 	$(BIN)/python -m pytest

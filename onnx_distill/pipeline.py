@@ -226,7 +226,24 @@ def measure(
 ) -> list[Row]:
     """Top-1, top-5, agreement with the first model, size and latency of each; all in one run, latency interleaved."""
     images = images_from(images)
-    scores = {name: logits_of(model, images, threads, logits) for name, model in models.items()}
+    return rows_of(models, scores_of(models, images, threads, logits), images, threads, batch_sizes)
+
+
+def scores_of(
+    models: dict[str, onnx.ModelProto], images: Images, threads: int = 0, logits: str | None = None
+) -> dict[str, np.ndarray]:
+    """Logits [n, classes] of each model."""
+    return {name: logits_of(model, images, threads, logits) for name, model in models.items()}
+
+
+def rows_of(
+    models: dict[str, onnx.ModelProto],
+    scores: dict[str, np.ndarray],
+    images: Images,
+    threads: int = 0,
+    batch_sizes: tuple[int, ...] = (1, 64),
+) -> list[Row]:
+    """What `measure` gives, of models whose logits on the images are known."""
     sizes, forms = _possible(batch_sizes, models), {name: as_images(model) for name, model in models.items()}
     timings = latency(forms, image_shape(images), sizes, threads or None) if sizes else {}
     teacher = next(iter(scores.values()))
@@ -269,10 +286,11 @@ def verified(
 
 @dataclass(frozen=True)
 class Outcome:
-    """The files that `run` wrote and what was measured on the test images."""
+    """The student's file, what was measured on the test images, the logits behind that (by row), and how it was trained."""
 
     student: Path
     rows: list[Row]
+    scores: dict[str, np.ndarray]
     trained: Trained
 
 
@@ -325,9 +343,10 @@ def run(
 
     watch.stage("measure")
     models = {"float": teacher, "PTQ": deployable(student, teacher, None, weight_storage), "distilled": result}
-    rows = measure(models, test_images, config.threads, logits=float_model.graph.output[0].name)
+    scores = scores_of(models, test_images, config.threads, float_model.graph.output[0].name)
+    rows = rows_of(models, scores, test_images, config.threads)
     configs = {"quantize": asdict(quantization), "distill": asdict(loss), "train": asdict(config)}
     summary = {"config": configs, "rows": [{"name": row.name, **asdict(row.measured)} for row in rows]}
     with replacing(folder / "result.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1))
-    return Outcome(exported, rows, trained)
+    return Outcome(exported, rows, scores, trained)

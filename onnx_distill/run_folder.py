@@ -61,14 +61,7 @@ class RunFolder:
             self.store.folder.rmdir()
 
     def log(self) -> list[dict[str, float]]:
-        """The lines of log.jsonl: those with `step` and `loss`, those with `epoch` and `score`; a torn last line is left out."""
-        if not (self.path / LOG).is_file():
-            return []
-        found = []
-        for line in (self.path / LOG).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
-        return found
+        return read_log(self.path)
 
     def _log(self, **facts: float) -> None:
         self.begin()
@@ -90,6 +83,22 @@ class RunFolder:
         if (self.path / LOG).exists():
             with replacing(self.path / LOG) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The lines of log.jsonl: those with `step` and `loss`, those with `epoch` and `score`; a torn last line is left out."""
+    if not (folder / LOG).is_file():
+        return []
+    found = []
+    for line in (folder / LOG).read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def student_file(storage: str) -> str:
+    """Name of the exported student in a run folder."""
+    return f"student.{storage}.onnx"
 
 
 @contextlib.contextmanager

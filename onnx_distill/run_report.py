@@ -1,70 +1,151 @@
-"""The report of one run, gathered from its models, its test images and its log."""
+"""The report of one run, gathered from its folder, its models' answers and its images."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import io
+import json
+import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+from PIL import Image
 
 from onnx_distill import __version__, pipeline
-from onnx_distill.compare import compare
+from onnx_distill.adopt import adopt
+from onnx_distill.compare import Layer, compare
 from onnx_distill.data import Images, batches
-from onnx_distill.model import replacing
-from onnx_distill.page import Disagreement, Report, to_html, to_json
-from onnx_distill.pipeline import Outcome
+from onnx_distill.errors import InputError, first_line
+from onnx_distill.model import load, replacing
+from onnx_distill.numerics import log_softmax
+from onnx_distill.page import Answer, Disagreement, Partings, Report, to_html, to_json
+from onnx_distill.provenance import provenance
+from onnx_distill.run_folder import read_log, student_file
 
 COMPARED, BATCH = 256, 32  # images that noise is measured on: sums over all their activations hardly move after that
-SHOWN = 12  # images on which teacher and student part
-MOST_CLASSES = 200  # of a confusion that a page can show
+SHOWN, PAIRS = 12, 10  # images on which teacher and student part; exchanges of answers
+MOST_CLASSES = 200  # of a confusion that a file should hold
+TRAINED, VERIFIED = "trained.qdq.onnx", "verify.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Rows of the result, the logits behind each (by its name; the teacher first, the student last), on which images."""
+
+    rows: list[pipeline.Row]
+    scores: dict[str, np.ndarray]
+    images: Images
+    said: str  # which images they are
+
+
+def measured(
+    folder: Path,
+    teacher: onnx.ModelProto,
+    qdq: onnx.ModelProto | None,
+    images: Images,
+    said: str,
+    storage: str,
+    threads: int = 0,
+) -> Measured:
+    """Teacher, the QDQ student that training began with (None: not known) and the exported one of a run folder, side by side."""
+    trained, exported = load(folder / TRAINED), load(folder / student_file(storage))
+    models = {"float": teacher, "distilled": exported}
+    if qdq is not None:
+        began = pipeline.deployable(adopt(qdq, pipeline.logits_model(qdq, teacher)), teacher, None, storage)
+        models = {"float": teacher, "PTQ": began, "distilled": exported}
+    scores = pipeline.scores_of(models, images, threads, trained.graph.output[0].name)
+    return Measured(pipeline.rows_of(models, scores, images, threads), scores, images, said)
 
 
 def report_of(
+    folder: Path,
     teacher: onnx.ModelProto,
-    outcome: Outcome,
-    images: Images,
-    log: list[dict[str, float]],
+    found: Measured,
     config: dict[str, Any],
-    command: str,
+    commands: list[str],
+    storage: str = "int8",
     threads: int = 0,
-    class_names: list[str] | None = None,
 ) -> Report:
-    """What `run` found, measured on its test images beside its teacher."""
-    student = onnx.load(str(outcome.student.parent / "trained.qdq.onnx"))
-    float_model = pipeline.ready(pipeline.logits_model(student, teacher), images.read(np.arange(1)).shape[1:])
-    few = np.arange(min(COMPARED, len(images)))
-    layers = compare(float_model, student, (batch.images for batch in batches(images, BATCH, few)), threads)
-    value = float_model.graph.output[0].name
-    ours, theirs = (
-        pipeline.logits_of(m, images, threads, value).argmax(axis=1) for m in (onnx.load(str(outcome.student)), teacher)
-    )
-    losses = [(int(line["step"]), line["loss"]) for line in log if "loss" in line]
-    epochs = [(line["epoch"], line["score"]) for line in log if "score" in line]
-    per_epoch = losses[-1][0] / epochs[-1][0] if losses and epochs and epochs[-1][0] else 1.0
+    """What a run found. config: its options, by their names on the command line; commands: that it can be repeated by."""
+    trained, exported = load(folder / TRAINED), folder / student_file(storage)
+    theirs, *_, ours = found.scores.values()
+    steps, scores = _curves(read_log(folder))
+    origin, classes = provenance(load(exported)), theirs.shape[1]
     return Report(
-        title=f"onnx-distill: {outcome.student}",
-        rows=outcome.rows,
-        losses=losses,
-        scores=[(round(epoch * per_epoch), score) for epoch, score in epochs],
-        layers=layers,
-        confusion=_confusion(theirs, ours, pipeline.classes_of(float_model)),
-        class_names=class_names or [],
-        disagreements=_disagreements(images, theirs, ours),
+        title=str(exported),
+        subtitle=_subtitle(origin, config),
+        rows=found.rows,
+        measured_on=found.said,
+        losses=[(step, line["loss"]) for step, line in steps.items()],
+        rates=[(step, line["learning_rate"]) for step, line in steps.items() if "learning_rate" in line],
+        scores=scores,
+        score_of=origin.get("score_of", ""),
+        layers=_layers(trained, teacher, found.images, threads),
+        partings=_partings(theirs, ours, found.images.labels),
+        confusion=_confusion(theirs.argmax(axis=1), ours.argmax(axis=1), classes),
+        class_names={number: found.images.class_names[number] for number in sorted(found.images.class_names)},
+        disagreements=_disagreements(found.images, theirs, ours),
+        verification=_verification(folder / VERIFIED),
         config=config,
-        commands=[command],
-        versions=_versions(),
+        commands=commands,
+        provenance=origin,
+        versions=_versions(threads),
     )
 
 
 def write_report(report: Report, folder: Path) -> Path:
     """report.json and report.html in the folder; the path of the page. Raises InputError where matplotlib is missing."""
-    for name, text in (("report.json", to_json(report)), ("report.html", to_html(report))):
+    for name, text in (("report.json", to_json), ("report.html", to_html)):
+        made = text(report)
         with replacing(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(made, encoding="utf-8")
     return folder / "report.html"
+
+
+def _subtitle(origin: dict[str, str], config: dict[str, Any]) -> str:
+    bits = "".join(
+        f"{letter}{origin[name]}" for letter, name in (("W", "weight_bits"), ("A", "activation_bits")) if name in origin
+    )
+    how = ", ".join(f"{name} {origin[name]}" for name in ("temperature", "alpha", "epochs") if name in origin)
+    of = f" of {config['teacher']}" if "teacher" in config else ""
+    return f"{bits or 'QDQ'} student{of}, distilled by onnx-distill {origin.get('tool', __version__)}" + (
+        f": {how}." if how else "."
+    )
+
+
+def _curves(log: list[dict[str, float]]) -> tuple[dict[int, dict[str, float]], list[tuple[int, float]]]:
+    """(step -> its line, the last one where a run went back), (step, score) of each evaluation."""
+    steps: dict[int, dict[str, float]] = {}
+    for line in log:
+        if "loss" in line:
+            steps[int(line["step"])] = line
+    epochs = {line["epoch"]: line["score"] for line in log if "score" in line}
+    last = max(epochs, default=0.0)
+    per_epoch = max(steps, default=0) / last if steps and last else 1.0
+    return dict(sorted(steps.items())), [(round(epoch * per_epoch), score) for epoch, score in sorted(epochs.items())]
+
+
+def _layers(trained: onnx.ModelProto, teacher: onnx.ModelProto, images: Images, threads: int) -> list[Layer]:
+    shape = images.read(np.arange(1)).shape[1:]
+    float_model = pipeline.ready(pipeline.logits_model(trained, teacher), shape)
+    few = np.arange(min(COMPARED, len(images)))
+    return compare(float_model, trained, (batch.images for batch in batches(images, BATCH, few)), threads)
+
+
+def _partings(theirs: np.ndarray, ours: np.ndarray, labels: np.ndarray | None) -> Partings:
+    teacher, student = theirs.argmax(axis=1), ours.argmax(axis=1)
+    where = np.flatnonzero(teacher != student)
+    exchanged, counts = np.unique(np.stack([teacher[where], student[where]], axis=1), axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:PAIRS]
+    pairs = tuple((int(exchanged[i][0]), int(exchanged[i][1]), int(counts[i])) for i in order)
+    right = (None, None) if labels is None else tuple(int((a[where] == labels[where]).sum()) for a in (teacher, student))
+    return Partings(len(teacher), len(where), right[0], right[1], pairs)
 
 
 def _confusion(teacher: np.ndarray, student: np.ndarray, classes: int) -> np.ndarray | None:
@@ -73,19 +154,61 @@ def _confusion(teacher: np.ndarray, student: np.ndarray, classes: int) -> np.nda
     return np.bincount(teacher * classes + student, minlength=classes * classes).reshape(classes, classes)
 
 
-def _disagreements(images: Images, teacher: np.ndarray, student: np.ndarray) -> list[Disagreement]:
-    where = np.flatnonzero(teacher != student)[:SHOWN]
-    pixels = images.read(where) if len(where) else np.zeros((0, 1, 1, 1), np.float32)
-    labels = [None if images.labels is None else int(images.labels[i]) for i in where]
-    return [Disagreement(p, int(teacher[i]), int(student[i]), label) for p, i, label in zip(pixels, where, labels)]
+def _disagreements(images: Images, theirs: np.ndarray, ours: np.ndarray) -> list[Disagreement]:
+    """The images on which both are surest of their own answer, by the probability each gives it above that of the other's."""
+    teacher, student = theirs.argmax(axis=1), ours.argmax(axis=1)
+    where = np.flatnonzero(teacher != student)
+    p, q = (np.exp(log_softmax(scores[where])) for scores in (theirs, ours))
+    rows, t, s = np.arange(len(where)), teacher[where], student[where]
+    order = np.argsort(-(p[rows, t] - p[rows, s] + q[rows, s] - q[rows, t]), kind="stable")[:SHOWN]
+    return [
+        Disagreement(
+            images.name(int(where[i])),
+            _png(images.picture(int(where[i]))),
+            Answer(int(t[i]), float(p[i, t[i]])),
+            Answer(int(s[i]), float(q[i, s[i]])),
+            None if images.labels is None else int(images.labels[where[i]]),
+        )
+        for i in order
+    ]
 
 
-def _versions() -> dict[str, str]:
+def _png(pixels: np.ndarray) -> str:
+    """A data: address of uint8 pixels [height, width, channels]; of other than 1, 3 or 4 channels the first alone."""
+    shown = pixels if pixels.shape[2] in (3, 4) else pixels[..., 0]
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(shown)).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _verification(path: Path) -> dict[str, Any] | None:
+    """What `onnx-distill verify --json` wrote to verify.json in the run folder, where it did."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: found[name] for name in ("images", "bound", "traced", "runners", "pairs", "passed")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not what `onnx-distill verify --json` prints: {first_line(error)}. Make it again."
+        ) from None
+
+
+def _versions(threads: int) -> dict[str, str]:
     return {
         "onnx-distill": __version__,
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
         "numpy": np.__version__,
         "Python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
+        "threads": str(threads or "the runtime's choice"),
+        "machine": f"{_processor()}, {os.cpu_count()} processors, {platform.system()} {platform.machine()}",
     }
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or "unknown processor"

@@ -452,3 +452,27 @@ def test_get_data_says_what_is_missing_when_no_source_has_it(tmp_path):
     script = get_data()
     assert script.bring(tmp_path / "to", {"a": "0"}, {"there": script.from_folder(tmp_path)}) == ["there: has no a"]
     assert script.missing(tmp_path / "to", {"a": "0"}) == ["a"]
+
+
+# --- as a reader sees them
+
+
+@pytest.mark.parametrize("layout, shape", [("NHW", (2, 3, 4)), ("NHWC", (2, 3, 4, 3)), ("NCHW", (2, 3, 5, 4))])
+def test_picture_is_what_is_stored_whatever_its_layout(layout, shape):
+    stored = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    images = ArrayImages(
+        stored, preprocess=Preprocess(mean=50.0, scale=0.1, layout=layout, order="BGR" if len(shape) > 3 else "RGB")
+    )
+    wanted = {"NHW": lambda x: x[..., None], "NHWC": lambda x: x, "NCHW": lambda x: x.transpose(1, 2, 0)}[layout](stored[1])
+    np.testing.assert_array_equal(images.picture(1), wanted)
+
+
+def test_picture_of_floats_goes_from_black_to_white():
+    images = ArrayImages(np.array([[[-1.0, 0.0], [0.5, 1.0]]], np.float32))
+    assert images.picture(0)[..., 0].tolist() == [[0, 128], [191, 255]]
+
+
+def test_an_image_keeps_its_name_in_a_subset():
+    images = ArrayImages(np.zeros((3, 2, 2), np.uint8), names=["a", "b", "c"]).subset(np.array([2, 0]))
+    assert [images.name(i) for i in range(2)] == ["c", "a"]
+    assert ArrayImages(np.zeros((3, 2, 2), np.uint8)).subset(np.array([2])).name(0) == "image 2"

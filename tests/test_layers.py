@@ -20,7 +20,6 @@ RANK = {
     "report": 3,
     "seeds": 3,
     "pipeline": 2,
-    "charts": 2,
     **dict.fromkeys(STAGES, 1),
 }  # all others: 0, the ground
 NO_HOME = ("utils", "util", "helpers", "common", "misc")  # a helper lives beside its one user

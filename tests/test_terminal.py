@@ -110,7 +110,7 @@ def test_verbose_tells_what_was_read_and_how_long_it_took(files, tmp_path):
     assert f"{files}/test.npz: 60 images 1x8x8, labels 0 to 2, 3 classes\n" in result.err
     assert f"{files}/set: 60 images 1x8x8, labels 0 to 2, 3 classes\n" in result.err
     stages = re.findall(r"^   (\w+) took \d+\.\d s$", result.err, re.MULTILINE)
-    assert stages == ["cut", "quantize", "train", "export", "measure", "report"]
+    assert stages == ["cut", "quantize", "train", "export", "measure"]
 
 
 def test_quiet_and_verbose_together_are_an_error(files, tmp_path):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -17,6 +15,7 @@ from onnx_distill.cli.configuration import merged
 from onnx_distill.cli.inputs import budget_of, chosen, load, open_data
 from onnx_distill.cli.looking import compare, evaluate, inspect, print_rows, verify
 from onnx_distill.cli.options import (
+    class_names_option,
     config_option,
     data_options,
     distill_options,
@@ -35,6 +34,8 @@ from onnx_distill.cli.options import (
 )
 from onnx_distill.cli.progress import Run
 from onnx_distill.cli.ranking import sensitivity
+from onnx_distill.cli.reporting import finish, held_out_part
+from onnx_distill.cli.reporting import report as report_command
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
@@ -43,7 +44,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.profile import cost_table, costs
 from onnx_distill.provenance import provenance
 from onnx_distill.run_folder import RunFolder, made_folder
-from onnx_distill.run_report import report_of, write_report
+from onnx_distill.run_report import Measured, measured
 from onnx_distill.seeds import Seeds, train_seeds
 from onnx_distill.targets import TARGETS
 from onnx_distill.train import Trained
@@ -113,6 +114,7 @@ def quantize(model, output, logits, samples, seed, threads, as_json, input_shape
 @data_options
 @distill_options
 @train_options
+@class_names_option
 @storage_option
 @threads_option
 @output_folder
@@ -130,14 +132,15 @@ def train(
     constants,
     resume,
     log_every,
+    report,
     weight_storage,
     also_teachers,
     **options,
 ):
     """Distill: the teacher's logits train a QDQ student; the best is exported.
 
-    Writes trained.qdq.onnx, student.int8.onnx, config.yaml and log.jsonl; with --seeds those of the best, and a folder for each
-    seed. Ctrl-C stops and keeps the best so far; a run that was killed goes on with --resume.
+    Writes trained.qdq.onnx, student.int8.onnx, config.yaml, log.jsonl and report.html; with --seeds those of the best, and a
+    folder for each seed. Ctrl-C stops and keeps the best so far; a run that was killed goes on with --resume.
 
     \b
     Example: onnx-distill train student.qdq.onnx --teacher teacher.onnx \\
@@ -156,6 +159,11 @@ def train(
         exported = pipeline.deployable(trained.best.student, original, weight_storage=weight_storage)
         models.save(exported, path / f"student.{weight_storage}.onnx")
     _end(folder, trained, config.profile)
+    if report and not trained.interrupted:
+        watch.stage("report")
+        held_out, said = held_out_part(images, validation, config.held_out_seed)
+        found = measured(folder.path, original, qdq, held_out, said, weight_storage, config.threads)
+        finish(ctx, folder.path, original, found)
     before, best, speed = trained.scores[0][1], trained.best, trained.images_per_second
     result = {
         "student": str(path / f"student.{weight_storage}.onnx"),
@@ -209,6 +217,7 @@ def export(student, teacher, target, weight_storage, as_json, output):
 @quantize_options
 @distill_options
 @train_options
+@class_names_option
 @storage_option
 @threads_option
 @output_folder
@@ -229,14 +238,15 @@ def run(
     constants,
     resume,
     log_every,
+    report,
     weight_storage,
     also_teachers,
     **options,
 ):
     """The whole way in one command: cut, quantize, train, export, and a table of what it gained.
 
-    Beside the models the folder gets report.html, config.yaml, log.jsonl and result.json. A run that was killed goes on with
-    --resume.
+    Beside the models the folder gets report.html, report.json, config.yaml, log.jsonl and result.json. A run that was killed
+    goes on with --resume.
 
     \b
     Example: onnx-distill run teacher.onnx --data train.npz --test-data test.npz \\
@@ -284,12 +294,14 @@ def run(
         click.echo(str(held_out[0]))
     trained = outcome.trained
     tell(f"{outcome.student}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s")
-    watch.stage("report")
-    _write_report(ctx, original, outcome, test, folder, config.threads)
+    if report:
+        watch.stage("report")
+        found = Measured(outcome.rows, outcome.scores, test, f"{len(test):,} images of {test_data}")
+        finish(ctx, folder.path, original, found)
     _stop_code(ctx, trained)
 
 
-ALL = (inspect, cut, quantize, train, export, evaluate, run, compare, sensitivity, verify, completion)
+ALL = (inspect, cut, quantize, train, export, evaluate, run, compare, sensitivity, verify, report_command, completion)
 
 
 def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, pipeline.Watch]:
@@ -330,12 +342,3 @@ def _stop_code(ctx, trained) -> None:
     """1 for a training that diverged: there is a student, and something to look at."""
     if "finite" in trained.stopped:
         ctx.exit(1)
-
-
-def _write_report(ctx, teacher, outcome, images, folder: RunFolder, threads: int) -> None:
-    typed = shlex.join(["onnx-distill", *sys.argv[1:]])
-    try:
-        report = report_of(teacher, outcome, images, folder.log(), merged(ctx), typed, threads)
-        tell(f"{write_report(report, folder.path)}")
-    except InputError as error:
-        warn(f"no report.html: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import Any, NamedTuple
 
 import click
@@ -38,6 +39,35 @@ def merged(ctx: click.Context) -> dict[str, Any]:
         for parameter, value in given
         if parameter.name not in NOT_SAVED and value not in (None, (), "")
     }
+
+
+def command_line(ctx: click.Context) -> str:
+    """What one would type to do the same: arguments, then each option that is not at its default."""
+    words = ["onnx-distill", str(ctx.info_name)]
+    parameters = [p for p in ctx.command.params if p.name not in NOT_SAVED and ctx.params.get(p.name) not in (None, (), "")]
+    words += [str(ctx.params[p.name]) for p in parameters if isinstance(p, click.Argument)]
+    for option in parameters:
+        value = ctx.params[option.name]
+        if isinstance(option, click.Option) and value != (False if _is_plain_flag(option) else option.default):
+            words += _typed(option, value)
+    return shlex.join(words)
+
+
+def _is_plain_flag(option: click.Option) -> bool:
+    return option.is_flag and not option.secondary_opts
+
+
+def _typed(option: click.Option, value: Any) -> list[str]:
+    flag = max(option.opts, key=len)
+    if option.is_flag:
+        return [flag if value else option.secondary_opts[0]]
+    parts = value if option.multiple else [value]
+    return [word for part in parts for word in (flag, _as_text(part))]
+
+
+def _as_text(value: Any) -> str:
+    plain = _plain(value)
+    return ",".join(map(str, plain)) if isinstance(plain, list) else str(plain)
 
 
 def _keys(command: click.Command) -> dict[str, _Key]:

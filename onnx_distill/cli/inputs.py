@@ -13,6 +13,7 @@ from onnx_distill.budget import Budget
 from onnx_distill.cli.progress import Bar
 from onnx_distill.cli.terminal import tell_images, warn
 from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, open_images
+from onnx_distill.data.labels import read_class_names
 from onnx_distill.errors import InputError
 from onnx_distill.normalize.prepare import image_shape, prepare
 from onnx_distill.provenance import file_sha256, provenance, stamp
@@ -51,7 +52,10 @@ def open_data(model, options: dict, labelled: bool = True, classes: int | None =
     shape = image_shape(shape_of if shape_of is not None else model) if wants_files else None
     workers = options["workers"] if options["workers"] is not None else os.cpu_count() or 0
     decoding = Decoding(workers, options["cache"], options["max_broken"], _decoding_bar(), _tell_broken)
-    found = open_images(path, options["labels"] if labelled else None, _preprocess(model, options), classes, shape, decoding)
+    preprocess = _preprocess(model, options)
+    found = open_images(path, options["labels"] if labelled else None, preprocess, classes, shape, decoding)
+    if options.get("class_names"):
+        found.class_names = read_class_names(Path(options["class_names"]), preprocess.label_offset, classes)
     tell_images(found, options["data"])
     return found
 

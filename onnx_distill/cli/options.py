@@ -194,6 +194,14 @@ data_options = options(
     ),
     section="Images",
 )
+class_names_option = options(
+    click.option(
+        "--class-names",
+        type=click.Path(dir_okay=False),
+        help="Text with a class's name a line, for the report.  [default: folder names]",
+    ),
+    section="Images",
+)
 calibration_options = options(
     target_option,
     click.option(
@@ -342,6 +350,12 @@ train_options = options(
             "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of log.jsonl."
         ),
         click.option(
+            "--report/--no-report",
+            default=True,
+            show_default=True,
+            help="Write report.html and report.json at the end; `onnx-distill report` makes them later.",
+        ),
+        click.option(
             "--preflight/--no-preflight",
             default=True,
             show_default=True,
@@ -362,7 +376,7 @@ train_options = options(
 def _read_config(ctx: click.Context, _, path: str | None) -> None:
     """Values from a file become the command's defaults, so that the command line wins."""
     if path:
-        ctx.default_map = defaults_from(path, ctx)
+        ctx.default_map = {**(ctx.default_map or {}), **defaults_from(path, ctx)}
 
 
 config_option = options(

@@ -7,12 +7,13 @@ import os
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from onnx_distill.data.idx import looks_like_idx, read_idx, sibling_labels
-from onnx_distill.data.images import Images
+from onnx_distill.data.images import Images, stretched
 from onnx_distill.data.labels import checked_labels, parse_labels
 from onnx_distill.data.preprocess import AS_STORED, Preprocess
 from onnx_distill.errors import InputError, first_line
@@ -30,10 +31,19 @@ class ArrayImages(Images):
     """Images in one array, kept as stored (uint8 stays uint8, a memory map stays one) and preprocessed when read.
 
     labels: as stored, without the offset; [n] or [n, 1], or None. classes: how many the model has, to check labels by.
+    names: of the images, [n]. class_names: of the labels as stored, from 0 on.
     Raises InputError when pixels, labels and preprocess do not fit together.
     """
 
-    def __init__(self, pixels: np.ndarray, labels=None, preprocess: Preprocess = AS_STORED, classes: int | None = None):
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        labels=None,
+        preprocess: Preprocess = AS_STORED,
+        classes: int | None = None,
+        names: Sequence[str] = (),
+        class_names: Sequence[str] = (),
+    ):
         if pixels.dtype.kind not in "buif":
             raise InputError(f"the images are of type {pixels.dtype}; wanted integers or floats.")
         self.layout = preprocess.layout_of(pixels.shape)
@@ -41,6 +51,8 @@ class ArrayImages(Images):
             raise InputError(f"there are no images in an array of shape {list(pixels.shape)}.")
         self.pixels, self.preprocess = pixels, preprocess
         self.labels = None if labels is None else checked_labels(labels, len(pixels), preprocess.label_offset, classes)
+        self.class_names = dict(enumerate(class_names, start=preprocess.label_offset))
+        self._names = names
         self._rows = np.arange(len(pixels))
 
     def __len__(self) -> int:
@@ -54,6 +66,15 @@ class ArrayImages(Images):
         part._rows = self._rows[indices]
         part.labels = None if self.labels is None else self.labels[indices]
         return part
+
+    def name(self, position: int) -> str:
+        row = int(self._rows[position])
+        return self._names[row] if self._names else f"image {row}"
+
+    def picture(self, position: int) -> np.ndarray:
+        pixels = np.asarray(self.pixels[self._rows[position]])
+        pixels = {"NHW": pixels[..., None], "NHWC": pixels, "NCHW": np.moveaxis(pixels, 0, -1)}[self.layout]
+        return pixels if pixels.dtype == np.uint8 else stretched(pixels.astype(np.float32))
 
     @property
     def fill(self) -> np.ndarray:

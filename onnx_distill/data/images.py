@@ -12,10 +12,11 @@ from onnx_distill.errors import InputError
 class Images(ABC):
     """n images, read and preprocessed on demand, with their labels where known.
 
-    labels: int64 [n], the label offset added, or None.
+    labels: int64 [n], the label offset added, or None. class_names: class -> its name, of those that are known.
     """
 
     labels: np.ndarray | None
+    class_names: dict[int, str] = {}
 
     @abstractmethod
     def __len__(self) -> int:
@@ -29,10 +30,24 @@ class Images(ABC):
     def subset(self, indices: np.ndarray) -> Images:
         """The images (and labels) at these positions, in that order; shares what is stored."""
 
+    def name(self, position: int) -> str:
+        """What to call the image at this position before a reader."""
+        return f"image {position}"
+
+    def picture(self, position: int) -> np.ndarray:
+        """The image as one would look at it: uint8 [height, width, channels]; here its values stretched from black to white."""
+        return stretched(self.read(np.array([position]))[0].transpose(1, 2, 0))
+
     @property
     @abstractmethod
     def fill(self) -> np.ndarray:
         """float32 [channels]: what a pixel of 0 becomes; fills what a shift uncovers."""
+
+
+def stretched(pixels: np.ndarray) -> np.ndarray:
+    """uint8 of the same shape: the smallest value black, the largest white."""
+    low, high = float(pixels.min()), float(pixels.max())
+    return np.rint((pixels - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
 
 
 def split(images: Images, count: int, seed: int) -> tuple[Images, Images]:

@@ -25,6 +25,20 @@ def _parse_line(path: Path, number: int, line: str) -> np.int64:
         raise InputError(f"{path} line {number} is {line[:40]!r}; wanted one whole number a line.") from None
 
 
+def read_class_names(path: Path, offset: int = 0, classes: int | None = None) -> dict[int, str]:
+    """Class -> name, from a text file with one a line: of every class, or of the stored labels (class minus offset)."""
+    try:
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}; wanted text, a class's name a line.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not text; wanted a class's name a line.") from None
+    first = 0 if classes is None or len(lines) == classes else offset
+    if classes is not None and len(lines) + first != classes:
+        raise InputError(f"{path} names {len(lines)} classes; wanted {classes}, as the model has, or {classes - offset}.")
+    return {number: line.strip() for number, line in enumerate(lines, start=first)}
+
+
 def checked_labels(labels, count: int, offset: int, classes: int | None) -> np.ndarray:
     """int64 [count], the offset added; raises InputError unless each is a whole number in 0..classes - 1 (no top if None)."""
     labels = np.asarray(labels)

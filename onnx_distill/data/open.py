@@ -51,7 +51,9 @@ def open_images(
     decoded = decode_all(listing, preprocess.framing(shape), decoding.workers, decoding.cache, decoding.on_progress)
     refuse_broken(decoded, decoding.most_broken)
     decoding.on_decoded(decoded)
-    images = ArrayImages(decoded.pixels, listing.labels, preprocess.replace(layout="NHWC"), classes)
+    names = [entry.name for entry in listing.entries]
+    stored = preprocess.replace(layout="NHWC")
+    images = ArrayImages(decoded.pixels, listing.labels, stored, classes, names, listing.class_names)
     return images if not decoded.broken else images.subset(decoded.rows)
 
 

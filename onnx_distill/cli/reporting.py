@@ -1,0 +1,131 @@
+"""The report of a run: written at its end, and made again from its folder."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from onnx_distill import model as models
+from onnx_distill import pipeline
+from onnx_distill.cli.configuration import command_line, merged
+from onnx_distill.cli.inputs import load, open_data
+from onnx_distill.cli.options import (
+    class_names_option,
+    config_option,
+    data_options,
+    model_options,
+    options,
+    threads_option,
+)
+from onnx_distill.cli.sections import command
+from onnx_distill.cli.terminal import tell, warn
+from onnx_distill.data import Images, split
+from onnx_distill.errors import InputError
+from onnx_distill.report import table
+from onnx_distill.run_folder import CONFIG
+from onnx_distill.run_report import TRAINED, Measured, measured, report_of, write_report
+
+RUN = "onnx_distill.run"  # in the context of `report`: that of the command that made the run
+COMMENT = re.compile(r"# onnx-distill (\w+) --config")  # the first line of a run's config.yaml
+
+
+def finish(ctx: click.Context, folder: Path, teacher, found: Measured) -> None:
+    """The report of the run that the running command has just made."""
+    params = ctx.params
+    commands = _commands(ctx, folder)
+    try:
+        report = report_of(folder, teacher, found, merged(ctx), commands, params["weight_storage"], params["threads"])
+        tell(str(write_report(report, folder)))
+    except InputError as error:
+        warn(f"no report.html: {error}")
+
+
+def held_out_part(images: Images, validation: int, seed: int) -> tuple[Images, str]:
+    """The images that chose the best student, and what to call them."""
+    part = split(images, validation, seed)[1]
+    return part, f"{len(part):,} images held out of the training images, which also chose the best student"
+
+
+def _commands(ctx: click.Context, folder: Path) -> list[str]:
+    again = shlex.join(["onnx-distill", str(ctx.info_name), "--config", str(folder / CONFIG)])
+    return [command_line(ctx), f"{again}    # repeats the run", shlex.join(["onnx-distill", "report", str(folder)])]
+
+
+def _read_run(ctx: click.Context, _, path: str) -> str:
+    """What the run was made with becomes the defaults of its report; the context of its own command is kept."""
+    if ctx.resilient_parsing:
+        return path
+    file = Path(path) / CONFIG
+    if not file.is_file():
+        raise InputError(
+            f"no {CONFIG} in {path}; wanted the folder of a run, such as `onnx-distill run ... -o {path}` makes."
+        )
+    name = COMMENT.match(file.read_text(encoding="utf-8"))
+    root = ctx.find_root().command
+    made_by = root.get_command(ctx, name[1]) if name and isinstance(root, click.Group) else None
+    if made_by is None:
+        raise InputError(
+            f"{file} does not say which command made it; wanted `# onnx-distill run --config` in its first line."
+        )
+    made = made_by.make_context(made_by.name, ["--config", str(file), "-o", path])
+    ctx.meta[RUN] = made
+    ours = {parameter.name for parameter in ctx.command.params}
+    found = {name: value for name, value in (made.default_map or {}).items() if name in ours}
+    ctx.default_map = {**found, **(ctx.default_map or {})}
+    return path
+
+
+@command()
+@click.argument("run", type=click.Path(file_okay=False), is_eager=True, callback=_read_run)
+@options(
+    click.option("--teacher", type=click.Path(dir_okay=False), help="The original float model.  [default: the run's]"),
+)
+@model_options
+@data_options
+@class_names_option
+@threads_option
+@config_option
+@click.pass_context
+def report(ctx, run, teacher, threads, input_shape, constants, **options):
+    """Make the report of a run again, from its folder: report.html and report.json, and the table.
+
+    Measures on the run's test images, or on those that `train` held out, unless --data names others. What
+    `onnx-distill verify ... --json > RUN/verify.json` found is shown too.
+
+    \b
+    Example: onnx-distill report run
+    """
+    made, folder = ctx.meta[RUN], Path(run)
+    params, storage = made.params, made.params["weight_storage"]
+    original = load(teacher, input_shape, constants)
+    images, said = _images(ctx, made, original, models.load(folder / TRAINED), options)
+    found = measured(folder, original, _student(params, folder), images, said, storage, threads)
+    click.echo(table(found.rows))
+    page = write_report(report_of(folder, original, found, merged(made), _commands(made, folder), storage, threads), folder)
+    tell(str(page))
+
+
+def _images(ctx: click.Context, made: click.Context, teacher, student, options: dict[str, Any]) -> tuple[Images, str]:
+    """Those named here; else the run's test images; else what it held out."""
+    typed = lambda name: ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)  # noqa: E731
+    if typed("data"):
+        options = {**options, "labels": options["labels"] if typed("labels") else None}
+    elif "test_data" in made.params:
+        options = {**options, "data": made.params["test_data"], "labels": made.params["test_labels"]}
+    float_model = pipeline.logits_model(student, teacher)
+    images = open_data(float_model, options, classes=pipeline.classes_of(float_model), shape_of=student)
+    if typed("data") or "test_data" in made.params:
+        return images, f"{len(images):,} images of {options['data']}"
+    seed = made.params["split_seed"] if made.params["split_seed"] is not None else made.params["seed"]
+    return held_out_part(images, made.params["validation"], seed)
+
+
+def _student(params: dict[str, Any], folder: Path):
+    """The QDQ model that training began with, where it is still there."""
+    path = Path(params["student"]) if "student" in params else folder / "student.qdq.onnx"
+    return models.load(path) if path.is_file() else None
