@@ -109,7 +109,7 @@ def test_useless_seeds_are_refused(files, tmp_path, more, words):
 
 def test_run_measures_the_best_seed(files, tmp_path):
     data = f"--data {files}/test.npz --test-data {files}/test.npz --mean 127.5 --scale 0.01 --weight-bits 3"
-    rows = result_of(f"run {files}/teacher.onnx {data} {QUICK} --seeds 2 -o {tmp_path}/run")
+    rows = result_of(f"run {files}/teacher.onnx {data} {QUICK} --report --seeds 2 -o {tmp_path}/run")
     seeds = rows[-1]["seeds"]
     best = tmp_path / "run" / f"seed-{seeds['seed']}" / "trained.qdq.onnx"
     assert (tmp_path / "run" / "trained.qdq.onnx").read_bytes() == best.read_bytes()
