@@ -69,8 +69,12 @@ class StateStore:
     def save(self, state: State) -> None:
         """Raises InputError when it cannot be written; the older ones are then untouched."""
         self._make_folder()
-        with replacing(self.folder / f"step-{state.step:08}.ckpt") as temporary:
-            temporary.write_bytes(to_bytes(state))
+        try:
+            with replacing(self.folder / f"step-{state.step:08}.ckpt") as temporary:
+                temporary.write_bytes(to_bytes(state))
+        except InputError as error:
+            kept = self._files()
+            raise InputError(f"{error} {f'--resume goes on from step {kept[-1][0]}.' if kept else ''}".strip()) from None
         for _, path in self._files()[: -self.keep]:
             path.unlink(missing_ok=True)
 
