@@ -123,7 +123,8 @@ def frozen(student: onnx.ModelProto, parameters: Parameters) -> set[str]:
 def _check_patterns(freeze: tuple[str, ...], names: list[str]) -> None:
     for pattern in freeze:
         if not fnmatch.filter(names, pattern):
-            raise InputError(f"no parameter is named like {pattern!r}{closest(pattern, names)}")
+            hint = closest(pattern, names) or f"; there are {', '.join(map(repr, names[:3]))} and others"
+            raise InputError(f"no parameter is named like {pattern!r}{hint}")
 
 
 def _thawed(names: list[str], freeze: tuple[str, ...]) -> list[str]:

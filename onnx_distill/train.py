@@ -121,7 +121,8 @@ def train(
     optimizer = Optimizer(step.parameters, made.parameters.weights, made.parameters.biases, made.parameters.steps, config)
     average = Average(step.parameters, config.ema)
     order = Order(len(images), batch_size, config.seed)
-    steps_per_epoch = max(1, order.batches_per_epoch // config.accumulate)
+    steps_per_epoch = order.batches_per_epoch // config.accumulate
+    _check_sizes(images, order.batches_per_epoch, config)
     steps = max(1, round(config.epochs * steps_per_epoch))
     every = config.evaluate_every or steps_per_epoch
 
@@ -149,7 +150,8 @@ def train(
                 loss += step.run(batch, logits, labels, part > 0, inner)[0] / config.accumulate
             share = record.rate * rate_share(number, steps, config)
             if math.isfinite(loss):
-                optimizer.update(step.gradients, share, config.accumulate)
+                with np.errstate(all="ignore"):  # what overflows is found below, and told in one line
+                    optimizer.update(step.gradients, share, config.accumulate)
                 average.update(number)
             record.seconds += time.perf_counter() - started
             evaluates = number % every == 0 or number == steps
@@ -182,6 +184,16 @@ def train(
     best = Checkpoint(_best_student(student, record), record.best_score, record.best_epoch)
     trained_images = record.done * config.accumulate * batch_size
     return Trained(best, tuple(record.scores), trained_images, record.seconds, interrupted, stopped)
+
+
+def _check_sizes(images: Images, batches: int, config: TrainConfig) -> None:
+    if config.accumulate > batches:
+        raise InputError(
+            f"accumulate is {config.accumulate}, but an epoch has {batches} batches; wanted no more. Lower --accumulate or --batch-size."
+        )
+    size = images.read(np.arange(1)).shape[2:]
+    if config.shift >= min(size):
+        raise InputError(f"shift is {config.shift}, but the images are {'x'.join(map(str, size))}; wanted less than that.")
 
 
 def _recipe(models: Sequence[onnx.ModelProto], images: Images, distill: DistillConfig, config: TrainConfig) -> str:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import io
 import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from onnx_distill.data import Decoding, Preprocess, open_images
+from onnx_distill.data import Decoding, Preprocess, is_collection, open_images
 from onnx_distill.data.preprocess import PRESETS
 from onnx_distill.errors import InputError
 
@@ -48,6 +49,41 @@ def test_tar_is_a_collection_of_images(folder, tmp_path):
     assert images.labels is None and images.read(np.arange(1))[0, 0, 0, 0] == 30
     with pytest.raises(InputError, match="leave out --labels"):
         open_images(tmp_path / "t.tar", tmp_path / "list.txt", shape=SHAPE)
+
+
+def web_dataset(path, count: int) -> None:
+    """Members in WebDataset's way, keys in no order: image, class and facts of one sample together."""
+    with tarfile.open(path, "w") as tar:
+        for number in np.random.default_rng(0).permutation(count):
+            buffer = io.BytesIO()
+            Image.fromarray(np.full((2, 2), number, np.uint8)).save(buffer, "PNG")
+            sample = {"png": buffer.getvalue(), "cls": str(number % 7).encode(), "json": b"{}"}
+            for suffix, content in sample.items():
+                info = tarfile.TarInfo(f"train/{number:06}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tar_of_webdataset_is_read_in_its_order_on_any_number_of_workers(tmp_path, workers):
+    web_dataset(tmp_path / "t.tar", 100)
+    images = open_images(tmp_path / "t.tar", shape=(1, 2, 2), decoding=Decoding(workers))
+    order = np.random.default_rng(0).permutation(100)
+    assert images.read(np.arange(100))[:, 0, 0, 0].tolist() == order.tolist()
+    assert images.labels.tolist() == (order % 7).tolist()
+
+
+def test_tar_is_known_by_its_content(tmp_path):
+    web_dataset(tmp_path / "shard", 3)
+    assert is_collection(tmp_path / "shard") and is_collection(tmp_path)
+    (tmp_path / "t.npy").write_bytes(b"\x93NUMPY")
+    assert not is_collection(tmp_path / "t.npy") and not is_collection(tmp_path / "nothing.tar")
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_impossible_share_of_broken_images_is_refused(share):
+    with pytest.raises(InputError, match="wanted 0 to 1: --max-broken"):
+        Decoding(most_broken=share)
 
 
 def test_broken_images_are_left_out_with_their_labels_and_told(folder):

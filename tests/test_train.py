@@ -368,6 +368,27 @@ def test_accumulated_batches_are_one_large_batch(tiny_train):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "choices, words",
+    [
+        (dict(accumulate=7), "accumulate is 7, but an epoch has 6 batches; wanted no more. Lower --accumulate or --batch"),
+        (dict(shift=4), "shift is 4, but the images are 4x4; wanted less"),
+    ],
+)
+def test_choices_that_do_not_fit_the_images_are_refused(choices, words, tiny_train):
+    with pytest.raises(InputError, match=words):
+        tiny_train(TrainConfig(batch_size=16, **choices))
+
+
+def test_largest_accumulation_makes_one_step_an_epoch(tiny_train):
+    assert tiny_train(TrainConfig(batch_size=16, accumulate=6, epochs=2)).images == 2 * 96
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_divergence_is_told_once_not_by_warnings_of_numpy(tiny_train):
+    assert "wanted finite numbers" in tiny_train(TrainConfig(epochs=5, batch_size=16, learning_rate=1e30)).stopped
+
+
 def test_running_mean_is_what_is_kept(tiny_train):
     plain, mean = (
         tiny_train(TrainConfig(batch_size=16, threads=1, ema=ema), evaluate=later_is_better()).best.student
@@ -394,7 +415,12 @@ def test_frozen_parameters_stay_as_they_are(tiny_train, tiny_student):
 
 
 @pytest.mark.parametrize(
-    "freeze, words", [(("v1",), "no parameter is named like 'v1'; closest"), (("*",), "leaves no parameter")]
+    "freeze, words",
+    [
+        (("v1",), "no parameter is named like 'v1'; closest"),
+        (("nothing",), "no parameter is named like 'nothing'; there are 'w1', 'w2', 'w3' and others"),
+        (("*",), "leaves no parameter"),
+    ],
 )
 def test_useless_freezing_is_refused(freeze, words, tiny_train):
     with pytest.raises(InputError, match=words):

@@ -12,7 +12,7 @@ from onnx_distill import model as models
 from onnx_distill.budget import Budget
 from onnx_distill.cli.progress import Bar
 from onnx_distill.cli.terminal import tell_images, warn
-from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, open_images
+from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, is_collection, open_images
 from onnx_distill.data.labels import read_class_names
 from onnx_distill.errors import InputError
 from onnx_distill.normalize.prepare import image_shape, prepare
@@ -48,8 +48,8 @@ def load(path: str, input_shape: tuple[int, ...] | None, constants: tuple[tuple[
 
 def open_data(model, options: dict, labelled: bool = True, classes: int | None = None, shape_of=None) -> Images:
     """The images that the options name, as the model wants them; image files in the size of `shape_of` (None: the model)."""
-    path, wants_files = Path(options["data"]), Path(options["data"]).is_dir() or ".tar" in Path(options["data"]).suffixes
-    shape = image_shape(shape_of if shape_of is not None else model) if wants_files else None
+    path = Path(options["data"])
+    shape = image_shape(shape_of if shape_of is not None else model) if is_collection(path) else None
     workers = options["workers"] if options["workers"] is not None else os.cpu_count() or 0
     decoding = Decoding(workers, options["cache"], options["max_broken"], _decoding_bar(), _tell_broken)
     preprocess = _preprocess(model, options)

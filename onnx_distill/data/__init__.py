@@ -5,7 +5,7 @@ from onnx_distill.data.augment import Augment
 from onnx_distill.data.batches import Batch, batches
 from onnx_distill.data.given import Given, images_from
 from onnx_distill.data.images import Images, split
-from onnx_distill.data.open import Decoding, open_images
+from onnx_distill.data.open import Decoding, is_collection, open_images
 from onnx_distill.data.preprocess import PRESETS, Preprocess
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Images",
     "Preprocess",
     "images_from",
+    "is_collection",
     "batches",
     "open_images",
     "split",

@@ -56,6 +56,6 @@ def split(images: Images, count: int, seed: int) -> tuple[Images, Images]:
     Both keep the order in which the images are stored. Raises InputError unless both get at least one image.
     """
     if not 0 < count < len(images):
-        raise InputError(f"cannot hold out {count} of {len(images)} images; wanted 1 to {len(images) - 1}.")
+        raise InputError(f"cannot hold out {count} of {len(images)} images; wanted 1 to {len(images) - 1}: --validation.")
     order = np.random.default_rng(seed).permutation(len(images))
     return images.subset(np.sort(order[count:])), images.subset(np.sort(order[:count]))

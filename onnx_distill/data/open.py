@@ -25,6 +25,10 @@ class Decoding:
     on_progress: Callable[[int, int], None] = lambda done, total: None
     on_decoded: Callable[[Decoded], None] = lambda decoded: None  # told what was broken, if few enough were
 
+    def __post_init__(self):
+        if not 0 <= self.most_broken <= 1:
+            raise InputError(f"the share of images that may be broken is {self.most_broken}; wanted 0 to 1: --max-broken.")
+
 
 def open_images(
     path: str | os.PathLike,
@@ -61,11 +65,16 @@ def _listing(path: Path, labels: str | os.PathLike | None) -> Listing | None:
     """The image files at `path`; None where it is no collection of files."""
     if path.is_dir():
         return list_folder(path) if labels is None else list_file(path, labels)
-    if not path.is_file() or not _looks_like_tar(path):
+    if not is_collection(path):
         return None
     if labels is not None:
         raise InputError(f"{path} is a tar, whose labels are the .cls members in it; leave out --labels.")
     return list_tar(path)
+
+
+def is_collection(path: Path) -> bool:
+    """Whether there are image files in it, a folder or a tar, which are decoded in the model's size."""
+    return path.is_dir() or (path.is_file() and _looks_like_tar(path))
 
 
 def _looks_like_tar(path: Path) -> bool:
