@@ -10,7 +10,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "onnx_distill"
 STAGES = ("cut", "inspect", "calibrate", "quantize", "train", "export", "evaluate", "compare")
 RANK = {
+    "__init__": 7,
     "__main__": 7,
+    "api": 3,
     "cli": 6,
     "run_report": 5,
     "page": 4,

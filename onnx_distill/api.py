@@ -1,0 +1,241 @@
+"""The stages as functions for a Python program: models and images in, models and numbers out.
+
+Models are onnx.ModelProto, in memory; onnx.save writes them. What a user can do something about is raised as InputError. Functions
+have names of their own beside the modules that do the work, because a package cannot have a function and a module of one name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Callable, Optional, Union
+
+import numpy as np
+import onnx
+
+from onnx_distill import model as models
+from onnx_distill import pipeline
+from onnx_distill.budget import Budget
+from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
+from onnx_distill.cut import cut
+from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, images_from, open_images
+from onnx_distill.data.given import Given
+from onnx_distill.errors import InputError
+from onnx_distill.evaluate import Evaluation
+from onnx_distill.inspect import Inspection, inspect
+from onnx_distill.normalize.prepare import image_shape, prepare
+from onnx_distill.pipeline import Outcome, Watch
+from onnx_distill.provenance import file_sha256, provenance, stamp
+from onnx_distill.run_folder import RunFolder, made_folder
+from onnx_distill.train import Checkpoint, Progress, Trained
+
+LARGEST_VALIDATION = 5000  # images held out of the training, unless told otherwise: a tenth, and no more than these
+
+
+def load_model(
+    path: Union[str, os.PathLike],
+    input_shape: Optional[Sequence[int]] = None,
+    constants: Optional[Mapping[str, np.ndarray]] = None,
+) -> onnx.ModelProto:
+    """The classifier in an ONNX file (external data read in), checked, with the file's sha256 in its metadata.
+
+    input_shape: (channels, height, width) for a model that leaves them free. constants: the value of each input that is not the
+    images. Raises InputError for a file that is missing, damaged, no ONNX, of an opset below 7 or above what can be read.
+    """
+    loaded = models.load(path)
+    if "teacher_sha256" not in provenance(loaded):
+        stamp(loaded, teacher_sha256=file_sha256(path))
+    return prepare(loaded, tuple(input_shape) if input_shape else None, dict(constants or {}))
+
+
+def inspect_model(model: onnx.ModelProto, logits: Optional[str] = None) -> Inspection:
+    """Facts about any model, float or quantized, as a frozen dataclass: inputs, outputs, where it would be cut, its layers with
+    their bits, what would be rewritten and what is in the way of training it. Nothing is run.
+
+    logits: node or value to cut at; None looks for what feeds the final Softmax. Raises InputError for a name that is not there.
+    """
+    return inspect(model, logits)
+
+
+def read_images(
+    source: Union[str, os.PathLike, Given],
+    model: Optional[onnx.ModelProto] = None,
+    labels: Union[str, os.PathLike, np.ndarray, None] = None,
+    preprocess: Union[Preprocess, str, None] = None,
+    workers: int = 0,
+) -> Images:
+    """Images that are read when they are needed: float32 [n, channels, height, width] as the model reads them.
+
+    source: a path (a folder per class, a flat folder, a tar, .npz, .npy, IDX); or an array [n, height, width], [n, channels,
+    height, width] or [n, height, width, channels]; or an iterable of images, of batches, or of (images, labels); or an object
+    with get_next(), such as onnxruntime's CalibrationDataReader.
+    model: its metadata say how pixels become its input, x = (pixel - mean) * scale; without it they stay as they are.
+    preprocess: instead of those, one of your own, or the name of a preset (imagenet, mobilenet, raw).
+    labels: whole numbers [n], or a path to them; default: those beside or in the source. workers: processes that decode files.
+    Raises InputError for what is missing, damaged, no image, or does not fit together.
+    """
+    how = _preprocess(preprocess, model)
+    if not isinstance(source, (str, os.PathLike)):
+        return images_from(source, labels, how)
+    if labels is not None and not isinstance(labels, (str, os.PathLike)):
+        raise InputError(f"the labels of {source} are a {type(labels).__name__}; wanted a path, as the images are one.")
+    files = Path(source).is_dir() or ".tar" in Path(source).suffixes
+    shape = image_shape(model) if files and model is not None else None
+    return open_images(source, labels, how or Preprocess(), None, shape, Decoding(workers))
+
+
+def _preprocess(given: Union[Preprocess, str, None], model: Optional[onnx.ModelProto]) -> Optional[Preprocess]:
+    """The one given, or the model's own, over which a preset goes; None: the images stay as they are."""
+    if isinstance(given, Preprocess):
+        return given
+    own = Preprocess.of(model) if model is not None else None
+    if given is None:
+        return own
+    if given not in PRESETS:
+        raise InputError(f"no preset {given!r}{models.closest(given, list(PRESETS))}; wanted one of {', '.join(PRESETS)}.")
+    return (own or Preprocess()).replace(**PRESETS[given])
+
+
+def cut_model(model: onnx.ModelProto, logits: Optional[str] = None) -> onnx.ModelProto:
+    """A copy of the classifier truncated at its logits, float [n, classes]: what quantize_model takes.
+
+    logits: node or value to cut at; None: what feeds the final Softmax. Raises InputError where there is none, or several.
+    """
+    return cut(model, logits)
+
+
+def quantize_model(
+    model: onnx.ModelProto,
+    images: Given,
+    config: QuantizeConfig = QuantizeConfig(),
+    *,
+    samples: int = 512,
+    seed: int = 0,
+    threads: int = 0,
+    budget: Optional[Budget] = None,
+) -> onnx.ModelProto:
+    """The student: a QDQ model with calibrated activations and float weights, which stock runtimes run (the PTQ baseline).
+
+    model: float, cut at its logits. images: see read_images; labels are not needed. samples: images to calibrate on, drawn at
+    random with the seed. threads: of the runtime; 0 is its own choice. budget: of mixed precision, see budget.Budget.
+    Raises InputError where nothing can be quantized, and for images that do not fit the model.
+    """
+    return pipeline.quantize_with_images(model, images, config, samples, seed, threads, budget)
+
+
+def train_model(
+    student: onnx.ModelProto,
+    teacher: onnx.ModelProto,
+    images: Given,
+    distillation: DistillConfig = DistillConfig(),
+    training: TrainConfig = TrainConfig(),
+    *,
+    validation: Optional[int] = None,
+    folder: Union[str, os.PathLike, None] = None,
+    resume: bool = False,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    on_evaluation: Callable[[Checkpoint], None] = lambda checkpoint: None,
+) -> Trained:
+    """The student distilled: the float teacher's logits, and with alpha below 1 the labels, train its weights, biases and steps.
+
+    student: a QDQ model, of quantize_model or of another tool. teacher: the original, whole or cut. validation: images held out
+    to choose the best student by top-1, without labels by agreement with the teacher; None: a tenth, 5,000 at most.
+    folder: checkpoints go there, and resume continues a run that was interrupted there, to the same bytes.
+    on_step is called after each step, on_evaluation after each evaluation (scores are shares, 0 to 1).
+    The result's best.student is a QDQ model for export_model; its scores are (epoch, score) pairs, the first before training.
+    Raises InputError where student, teacher, images and labels do not fit together; a loss that is no longer finite ends the
+    training, and the result's `stopped` says so.
+    """
+    images = images_from(images)
+    count = _held_out(len(images)) if validation is None else validation
+    watch = Watch(step=on_step, evaluation=on_evaluation)
+    if folder is None:
+        return pipeline.distill(student, teacher, images, count, distillation, training, watch)
+    with made_folder(folder) as path:
+        run = RunFolder(path, resume)
+        made = pipeline.distill(
+            student, teacher, images, count, distillation, training, watch.also(run.step, run.evaluation), run.store
+        )
+    if not made.interrupted:
+        run.finish()
+    return made
+
+
+def _held_out(images: int) -> int:
+    return min(LARGEST_VALIDATION, max(1, images // 10))
+
+
+def export_model(
+    student: onnx.ModelProto, teacher: onnx.ModelProto, target: Optional[str] = None, weight_storage: str = "int8"
+) -> onnx.ModelProto:
+    """The student in integers with the teacher's own tail behind it: a drop-in replacement, same inputs, outputs and names.
+
+    target: a runtime of docs/targets.md; None: the one it was quantized for. weight_storage: int4 keeps weights of 4 bits and
+    fewer two to a byte (opset 21). Raises InputError for a model without quantizers, or one that the target does not run.
+    """
+    return pipeline.deployable(student, teacher, target, weight_storage)
+
+
+def evaluate_models(
+    named: Mapping[str, onnx.ModelProto],
+    images: Given,
+    *,
+    threads: int = 0,
+    batch_sizes: Sequence[int] = (),
+    logits: Optional[str] = None,
+) -> dict[str, Evaluation]:
+    """Each model on the same images, whole or cut, float or quantized; the first is what agreement and KL compare with.
+
+    Top-1, top-5 and agreement are shares, 0 to 1, or None without labels; kl in nats; size_bytes of the file;
+    latency_seconds: batch size -> median of one run, for each of batch_sizes, the models taking turns.
+    Raises InputError for a model without logits, and for labels outside its classes.
+    """
+    rows = pipeline.measure(dict(named), images, threads, tuple(batch_sizes), logits)
+    return {row.name: row.measured for row in rows}
+
+
+def run_pipeline(
+    teacher: onnx.ModelProto,
+    train_images: Given,
+    test_images: Given,
+    folder: Union[str, os.PathLike],
+    quantization: QuantizeConfig = QuantizeConfig(),
+    distillation: DistillConfig = DistillConfig(),
+    training: TrainConfig = TrainConfig(),
+    *,
+    logits: Optional[str] = None,
+    samples: int = 512,
+    validation: Optional[int] = None,
+    weight_storage: str = "int8",
+    budget: Optional[Budget] = None,
+    resume: bool = False,
+) -> Outcome:
+    """The whole way: cut, quantize, train, export, and what float, PTQ and distilled are worth on the test images.
+
+    Writes logits.onnx, student.qdq.onnx, trained.qdq.onnx, student.int8.onnx and result.json to the folder, which is made if need
+    be. Arguments are those of the stages. Raises InputError as they do, before anything is written where it can.
+    """
+    images = images_from(train_images)
+    count = _held_out(len(images)) if validation is None else validation
+    with made_folder(folder) as path:
+        run = RunFolder(path, resume)
+        made = pipeline.run(
+            teacher,
+            images,
+            test_images,
+            path,
+            quantization,
+            distillation,
+            training,
+            logits,
+            samples,
+            count,
+            Watch().also(run.step, run.evaluation),
+            run.store,
+            weight_storage,
+            budget=budget,
+        )
+    if not made.trained.interrupted:
+        run.finish()
+    return made
