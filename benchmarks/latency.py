@@ -1,9 +1,10 @@
 """Latency of our int8 beside float and quantize_static's, under the newest stock onnxruntime and under OpenVINO.
 
-    make latency            (20 minutes on 2 cores)
+    make latency            (10 minutes on 2 cores, of which 5 are timed)
 
 The weights of MobileNetV2 and ResNet-50 are random, calibrated on random images: only time is measured. In each runtime's process the models
-take turns. Prints the tables of docs/performance.md.
+take turns, in sessions as users open them. Ours are for this machine: `--target auto`, and OpenVINO's row of the same kind. Prints the table
+of docs/performance.md. With --models the files are kept, and --make-only ends before anything is timed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import onnx
 from nets import ROOT, mobilenet_v2, resnet50
 
-from onnx_distill import pipeline
+from onnx_distill import machine, pipeline
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import open_images
@@ -42,38 +43,45 @@ def main():
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=30, help="for each network, batch and runtime")
+    parser.add_argument("--seconds", type=float, default=24, help="for each network, batch and runtime")
+    parser.add_argument("--models", type=Path, help="a folder that keeps the models; those that are there are taken")
+    parser.add_argument("--make-only", action="store_true")
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        made = {title: _models(title, *net, args.models or Path(folder), args) for title, net in NETS.items()}
+        if not args.make_only:
+            _time(made, args)
+
+
+def _time(made: dict[str, dict[str, str]], args) -> None:
+    print(f"vector neural network instructions: {'no' if machine.sums_saturate() else 'yes'}\n")
     print(
         f"| network | batch | runtime | {FLOAT}, ms | {STATIC} W8A8 | ours W8A8 | float / ours | static / ours |\n|---|---|---|---|---|---|---|---|"
     )
-    for title, (make, shape) in NETS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            paths = _models(make(), shape, Path(folder), args)
-            for batch in BATCHES:
-                for runtime in RUNTIMES:
-                    print(_row(title, batch, runtime, paths, shape, args), flush=True)
+    for title, paths in made.items():
+        for batch in BATCHES:
+            for runtime in RUNTIMES:
+                print(_row(title, batch, runtime, paths, NETS[title][1], args), flush=True)
 
 
-def _models(teacher: onnx.ModelProto, shape, folder: Path, args) -> dict[str, str]:
+def _models(title: str, make, shape, parent: Path, args) -> dict[str, str]:
     """Name -> file: float, quantize_static's, and ours for each runtime."""
-    images = np.random.default_rng(0).standard_normal((CALIBRATION, *shape)).astype(np.float32)
-    np.save(folder / "images.npy", images)
-    onnx.save(teacher, str(folder / "float.onnx"))
-    command = [
-        args.deploy_python,
-        str(ROOT / "benchmarks/peer_static.py"),
-        *(str(folder / n) for n in ("float.onnx", "images.npy")),
-    ]
-    subprocess.run([*command, str(folder), "w8a8-per-channel", "minmax"], check=True, capture_output=True)
-    paths = {FLOAT: str(folder / "float.onnx"), STATIC: str(folder / "static-w8a8-per-channel-minmax.onnx")}
-    for runtime, target in zip(RUNTIMES, ("ort-x86", "openvino")):
-        student = pipeline.quantize_with_images(
-            cut(teacher), open_images(folder / "images.npy"), QuantizeConfig(target=target), CALIBRATION
-        )
-        paths[runtime] = str(folder / f"{target}.onnx")
-        onnx.save(pipeline.deployable(student, teacher), paths[runtime])
-    return paths
+    folder = parent / title.split()[0].strip("/,")
+    folder.mkdir(parents=True, exist_ok=True)
+    own = {"onnxruntime": machine.own_target(), "openvino": "openvino-novnni" if machine.sums_saturate() else "openvino"}
+    paths = {FLOAT: folder / "float.onnx", STATIC: folder / "static-w8a8-per-channel-minmax.onnx"}
+    paths.update({runtime: folder / f"{own[runtime]}.onnx" for runtime in RUNTIMES})
+    if not all(path.is_file() for path in paths.values()):
+        teacher, images = make(), folder / "images.npy"
+        np.save(images, np.random.default_rng(0).standard_normal((CALIBRATION, *shape)).astype(np.float32))
+        onnx.save(teacher, str(paths[FLOAT]))
+        command = [args.deploy_python, str(ROOT / "benchmarks/peer_static.py"), str(paths[FLOAT]), str(images), str(folder)]
+        subprocess.run([*command, "w8a8-per-channel", "minmax"], check=True, capture_output=True)
+        for runtime in RUNTIMES:
+            config = QuantizeConfig(target=own[runtime])
+            student = pipeline.quantize_with_images(cut(teacher), open_images(images), config, CALIBRATION)
+            onnx.save(pipeline.deployable(student, teacher), str(paths[runtime]))
+    return {name: str(path) for name, path in paths.items()}
 
 
 def _row(title: str, batch: int, runtime: str, paths: dict[str, str], shape, args) -> str:

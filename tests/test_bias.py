@@ -12,6 +12,7 @@ from onnx_distill import numerics, qdq
 from onnx_distill.bias import align_biases, biased_sides
 from onnx_distill.export import export
 from onnx_distill.model import array, initializers
+from onnx_distill.train import with_parameters
 
 BODIES = {
     "conv": (CONV + "r = Relu(a) y = Conv(r, w2, b2)", "float[N, C, H, W] y"),
@@ -97,6 +98,20 @@ def test_a_channel_of_almost_no_weight_and_a_large_bias_does_not_wrap(size, per_
     assert np.all(np.abs(bias / (input_scale * weight_scale)) <= numerics.INT32_MAX // 2)
     for outputs in (simulated(student, images), deployed(student, images), deployed(export(student), images)):
         assert relative_error(outputs[0], simulated(model, images)[0]) < 1e-3
+
+
+def test_a_channel_that_training_leaves_with_almost_no_weight_does_not_wrap():
+    """Its trained scale is too small for the bias: raised with the trained values, and the weights are rounded in it anew."""
+    model = faint(1.0)
+    student, images = student_of(model), random_images(model)
+    weights, scales = (array(initializers(student)[name]).copy() for name in ("w", "w/scale"))
+    weights[0], scales[0] = weights[0] * np.float32(1e-12), 1e-14
+    trained = with_parameters(student, {"w": weights, "w/scale": scales})
+    bias, input_scale, weight_scale = biased(trained)[0]
+    assert weight_scale[0] > scales[0] and np.array_equal(weight_scale[1:], scales[1:])
+    assert np.all(np.abs(bias / (input_scale * weight_scale)) <= numerics.INT32_MAX // 2)
+    assert abs(bias[0] - biased(student)[0][0][0]) < 1e-6
+    assert relative_error(deployed(export(trained), images)[0], simulated(trained, images)[0]) < 1e-3
 
 
 def test_only_scales_that_are_too_small_are_raised():

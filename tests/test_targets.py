@@ -58,6 +58,16 @@ def test_the_exported_student_computes_what_the_student_does(name, student, teac
     assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_takes_the_teachers_place_passes_the_checker_and_strict_shape_inference_and_is_made_twice_alike(
+    name, student, teacher
+):
+    made, again = (pipeline.deployable(student(name), teacher) for _ in range(2))
+    onnx.checker.check_model(made, full_check=True)
+    onnx.shape_inference.infer_shapes(made, check_type=True, strict_mode=True, data_prop=True)
+    assert made.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
+
+
 @pytest.mark.parametrize("name", [t.name for t in TARGETS.values() if t.symmetric])
 def test_a_symmetric_target_has_zero_points_of_0_and_nothing_between_q_and_dq(name, student):
     shipped = export(student(name), target_of(name))
