@@ -14,7 +14,7 @@ from collections import Counter
 
 import numpy as np
 import onnx
-from deploy_students import TEACHER, arguments, data, student
+from deploy_students import EXACT_ON, TEACHER, arguments, data, student
 
 from onnx_distill import machine, model, pipeline, qdq
 from onnx_distill.data import Images, Preprocess, open_images
@@ -54,13 +54,8 @@ def saturation(images: Images, exported: dict[str, onnx.ModelProto], threads: in
         largest = max((one.largest for one in found), default=0)
         cells = [f"{score:.2f}" for score in scores]
         print(f"| {name} | {len(found)} | {largest or 'at most 32,640'} | {' | '.join(cells)} |", flush=True)
-        if "novnni" in name:
-            full = (
-                best[name.replace("-novnni", "")]
-                if name.replace("-novnni", "") in best
-                else best[f"{FULL_RANGE}, distilled"]
-            )
-            passed &= not found and full - scores[0] <= MOST_LOST
+        if name in EXACT_ON:
+            passed &= not found and best[FULL_RANGE] - scores[0] <= MOST_LOST
     return passed
 
 
@@ -86,9 +81,9 @@ def forms(images: Images, exported: dict[str, onnx.ModelProto], threads: int) ->
             f"| {name} | {' | '.join(texts)} | {shown} | {', '.join(sorted(scales))} | {score:.2f} | {full - score:.2f} |",
             flush=True,
         )
-        if name.startswith("tensorrt"):
+        if name == "tensorrt":
             passed &= points == {0} and full - score <= MOST_LOST
-        if name.startswith("qnn"):
+        if name == "qnn":
             passed &= {*kinds[True], *kinds[False]} == {"uint8"}
     return passed
 
@@ -99,11 +94,9 @@ def main() -> int:
     images = open_images(data(args, "t10k"), preprocess=Preprocess.of(teacher))
     exported: dict[str, onnx.ModelProto] = {}
     for target in ("ort-x86", "ort-x86-novnni", "openvino-novnni", "tensorrt", "qnn"):
-        folder = student("W8A8", target, args)
-        for name, file in (("PTQ", "student.qdq.onnx"), ("distilled", "trained.qdq.onnx")):
-            exported[f"{target}, {name}"] = pipeline.deployable(model.load(folder / file), teacher)
-    parts = {"saturation": ("ort-x86", "openvino"), "forms": ("ort-x86,", "tensorrt", "qnn")}
-    chosen = {part: {n: m for n, m in exported.items() if n.startswith(names)} for part, names in parts.items()}
+        exported[target] = model.load(student("W8A8", target, args)[1])
+    parts = {"saturation": (FULL_RANGE, *EXACT_ON), "forms": (FULL_RANGE, "tensorrt", "qnn")}
+    chosen = {part: {name: exported[name] for name in names} for part, names in parts.items()}
     float_top1 = 100 * top_k(pipeline.logits_of(teacher, images, args.threads), images.labels, 1)
     print(f"float: {float_top1:.2f}")
     passed = [saturation(images, chosen["saturation"], args.threads), forms(images, chosen["forms"], args.threads)]
