@@ -1,8 +1,8 @@
 """Which inner values the student is to share with its teacher: named by the user, or found by a rule.
 
 The rule, `auto`: of the values that the student quantizes and the teacher has too, those made before the last layer (Conv, Gemm
-or MatMul) are grouped by their size behind the channels (28x28, 14x14, ...; pooled features are a group of their own), and
-the last of each group is taken.
+or MatMul), and not merely rearranged from another one, are grouped by their size behind the channels (28x28, 14x14, ...; pooled
+features are a group of their own), and the last of each group is taken.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from onnx_distill import qdq
 from onnx_distill.errors import InputError
 from onnx_distill.logits import value_types
 from onnx_distill.model import closest, initializers, producers, shape_of
+from onnx_distill.placement_table import PASSING, role_of
 
 AUTO = "auto"
 LAYERS = frozenset(["Conv", "Gemm", "MatMul"])
@@ -43,14 +44,15 @@ def choose(teacher: onnx.ModelProto, student: onnx.ModelProto, wanted: tuple[str
 class _Pairing:
     def __init__(self, teacher: onnx.ModelProto, student: onnx.ModelProto):
         self.teacher, self.made, self.known = teacher, producers(teacher), value_types(teacher)
-        self.theirs, self.sizes = producers(student), value_types(student)
+        self.theirs, self.sizes, self.constants = producers(student), value_types(student), initializers(teacher)
         constants = initializers(student)
         self.quantizers = [q for q in qdq.find(student) if q.source not in constants]
 
     def auto(self) -> list[Feature]:
         before, last = _made_before_the_last_layer(self.teacher), {}
         for name in (qdq.stands_for(q, self.made) or "" for q in self.quantizers):
-            size = self._size(self.known, name) if name in before else None
+            rearranged = name in before and role_of(self.made[name], self.constants) == PASSING
+            size = self._size(self.known, name) if name in before and not rearranged else None
             partner = self._students(name) if size else None
             if size and partner and self._size(self.sizes, partner) in (size, None):
                 last[size[1:]] = (before[name], Feature(name, partner, size))
