@@ -12,6 +12,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.model import replacing
 from onnx_distill.settings import write_settings
 from onnx_distill.state import StateStore
+from onnx_distill.tensorboard import FOLDER, Board
 from onnx_distill.train import Checkpoint, Progress
 
 CONFIG, LOG, CHECKPOINTS = "config.yaml", "log.jsonl", "checkpoints"
@@ -21,9 +22,14 @@ class RunFolder:
     """Checkpoints live from the first one to the end of the run; they are what `resume` continues."""
 
     def __init__(
-        self, path: Path, resume: bool = False, log_every: int = 10, warn: Callable[[str], None] = lambda text: None
+        self,
+        path: Path,
+        resume: bool = False,
+        log_every: int = 10,
+        warn: Callable[[str], None] = lambda text: None,
+        tensorboard: bool = False,
     ):
-        """Raises InputError for a run that was interrupted and is not to be continued: it would be lost."""
+        """tensorboard: write event files too. Raises InputError for a run that was interrupted and is not to be continued: it would be lost."""
         self.path, self.log_every = path, log_every
         self.store = StateStore(path / CHECKPOINTS, on_damaged=warn)
         found = self.store.newest()
@@ -32,6 +38,9 @@ class RunFolder:
                 f"{path} has a run that was interrupted at step {found.step}; continue it with --resume, or choose another folder."
             )
         self._resumed = found.step if found is not None else -1
+        self._step = max(self._resumed, 0)
+        self.tensorboard = tensorboard
+        self._board = Board(path / FOLDER, self._resumed) if tensorboard else None
         self._config: tuple[str, dict[str, Any]] | None = None
 
     def write_config(self, command: str, options: dict[str, Any]) -> None:
@@ -47,11 +56,16 @@ class RunFolder:
             self._config = None
 
     def step(self, progress: Progress) -> None:
+        self._step = progress.step
         if progress.step % self.log_every == 0 or progress.step == progress.steps:
             self._log(step=progress.step, images=progress.images, loss=progress.loss, learning_rate=progress.learning_rate)
+            if self._board is not None:
+                self._board.step(progress)
 
     def evaluation(self, checkpoint: Checkpoint) -> None:
         self._log(epoch=checkpoint.epoch, score=checkpoint.score)
+        if self._board is not None:
+            self._board.evaluation(checkpoint, self._step)
 
     def finish(self) -> None:
         """The run is over; what is left to continue is removed."""
@@ -59,6 +73,8 @@ class RunFolder:
             path.unlink()
         with contextlib.suppress(FileNotFoundError):
             self.store.folder.rmdir()
+        if self._board is not None:
+            self._board.close()
 
     def log(self) -> list[dict[str, float]]:
         return read_log(self.path)

@@ -74,7 +74,10 @@ def train_seeds(
     seed's config.yaml repeats for that seed alone. Raises InputError for a seed that was done with other options.
     """
     seeds = range(config.seed, config.seed + count)
-    places = {seed: RunFolder(folder.path / f"seed-{seed}", resume, folder.log_every, watch.warning) for seed in seeds}
+    places = {
+        seed: RunFolder(folder.path / f"seed-{seed}", resume, folder.log_every, watch.warning, folder.tensorboard)
+        for seed in seeds
+    }
     done: dict[int, Trained] = {}
     for seed, place in places.items():
         alone = replace(

@@ -95,8 +95,8 @@ def test_report_names_images_classes_and_the_commands_that_repeat_it(run, files)
     assert all(one["name"].endswith(".png") for one in found["disagreements"])
     first, second, third = found["commands"]
     assert first.startswith(f"onnx-distill run {files}/teacher.onnx --data {files}/set --workers 0 ")
-    assert first.endswith(
-        f" --weight-bits 3 --epochs 2.0 --batch-size 4 --validation 12 --shift 1 --threads 1 --output {run}"
+    assert " --weight-bits 3 " in first and first.endswith(
+        f" --epochs 2.0 --batch-size 4 --validation 12 --shift 1 --threads 1 --output {run}"
     )
     assert second.startswith(f"onnx-distill run --config {run}/config.yaml") and third == f"onnx-distill report {run}"
     assert found["config"]["weight_bits"] == 3 and found["provenance"]["weight_bits"] == "3"

@@ -308,7 +308,7 @@ def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolde
     """The folder with its configuration ready to be written, and what tells the terminal of a run."""
     told = Run()
     ctx.call_on_close(told.end)
-    folder = RunFolder(path, resume, log_every, warn)
+    folder = RunFolder(path, resume, log_every, warn, ctx.params["tensorboard"])
     folder.write_config(ctx.info_name, merged(ctx))
     return folder, told.watch
 

@@ -350,6 +350,11 @@ train_options = options(
             "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of log.jsonl."
         ),
         click.option(
+            "--tensorboard",
+            is_flag=True,
+            help="Write event files for TensorBoard too, into the folder tensorboard in the run's.",
+        ),
+        click.option(
             "--report/--no-report",
             default=True,
             show_default=True,
