@@ -19,7 +19,7 @@ from onnx_distill import pipeline
 from onnx_distill.budget import Budget
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
-from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, images_from, open_images
+from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, images_from, is_collection, open_images
 from onnx_distill.data.given import Given
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation
@@ -80,8 +80,7 @@ def read_images(
         return images_from(source, labels, how)
     if labels is not None and not isinstance(labels, (str, os.PathLike)):
         raise InputError(f"the labels of {source} are a {type(labels).__name__}; wanted a path, as the images are one.")
-    files = Path(source).is_dir() or ".tar" in Path(source).suffixes
-    shape = image_shape(model) if files and model is not None else None
+    shape = image_shape(model) if is_collection(Path(source)) and model is not None else None
     return open_images(source, labels, how or Preprocess(), None, shape, Decoding(workers))
 
 
@@ -131,6 +130,7 @@ def train_model(
     distillation: DistillConfig = DistillConfig(),
     training: TrainConfig = TrainConfig(),
     *,
+    also_teachers: Sequence[onnx.ModelProto] = (),
     validation: Optional[int] = None,
     folder: Union[str, os.PathLike, None] = None,
     resume: bool = False,
@@ -139,8 +139,10 @@ def train_model(
 ) -> Trained:
     """The student distilled: the float teacher's logits, and with alpha below 1 the labels, train its weights, biases and steps.
 
-    student: a QDQ model, of quantize_model or of another tool. teacher: the original, whole or cut. validation: images held out
-    to choose the best student by top-1, without labels by agreement with the teacher; None: a tenth, 5,000 at most.
+    student: a QDQ model, of quantize_model or of another tool. teacher: the original, whole or cut. also_teachers: further
+    classifiers of the same images and classes, whole or cut; all answer together.
+    validation: images held out to choose the best student by top-1, without labels by agreement with the teachers; None: a
+    tenth, 5,000 at most.
     folder: checkpoints go there, and resume continues a run that was interrupted there, to the same bytes.
     on_step is called after each step, on_evaluation after each evaluation (scores are shares, 0 to 1).
     The result's best.student is a QDQ model for export_model; its scores are (epoch, score) pairs, the first before training.
@@ -151,12 +153,11 @@ def train_model(
     count = _held_out(len(images)) if validation is None else validation
     watch = Watch(step=on_step, evaluation=on_evaluation)
     if folder is None:
-        return pipeline.distill(student, teacher, images, count, distillation, training, watch)
+        return pipeline.distill(student, teacher, images, count, distillation, training, watch, None, also_teachers)
     with made_folder(folder) as path:
         run = RunFolder(path, resume)
-        made = pipeline.distill(
-            student, teacher, images, count, distillation, training, watch.also(run.step, run.evaluation), run.store
-        )
+        watch = watch.also(run.step, run.evaluation)
+        made = pipeline.distill(student, teacher, images, count, distillation, training, watch, run.store, also_teachers)
     if not made.interrupted:
         run.finish()
     return made
@@ -206,6 +207,7 @@ def run_pipeline(
     *,
     logits: Optional[str] = None,
     samples: int = 512,
+    also_teachers: Sequence[onnx.ModelProto] = (),
     validation: Optional[int] = None,
     weight_storage: str = "int8",
     budget: Optional[Budget] = None,
@@ -234,7 +236,8 @@ def run_pipeline(
             Watch().also(run.step, run.evaluation),
             run.store,
             weight_storage,
-            budget=budget,
+            also_teachers,
+            budget,
         )
     if not made.trained.interrupted:
         run.finish()

@@ -153,6 +153,20 @@ def test_training_tells_of_every_step_and_evaluation(teacher, images, student):
     assert [(at.epoch, at.score) for at in scores] == [*trained.scores[-len(scores) :]]
 
 
+def test_a_further_teacher_and_features_teach_too(teacher, images, student):
+    training, other = od.TrainConfig(threads=1, batch_size=8), onnx.ModelProto()
+    other.CopyFrom(teacher)
+    for tensor in (t for t in other.graph.initializer if t.data_type == onnx.TensorProto.FLOAT):
+        tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
+    distillation = od.DistillConfig(features=("auto",))
+    losses = []
+    for more, also in (((), ()), ((distillation,), ()), ((), [other])):
+        seen = []
+        od.train_model(student, teacher, images, *more, training=training, also_teachers=also, on_step=seen.append, **QUICK)
+        losses.append(seen[-1].loss)
+    assert len(set(losses)) == 3
+
+
 def test_an_interrupted_training_goes_on_in_its_folder_to_the_same_student(teacher, images, student, tmp_path):
     training = od.TrainConfig(threads=1, batch_size=8, epochs=2, save_every=2)
     whole = od.train_model(student, teacher, images, training=training, **QUICK)
