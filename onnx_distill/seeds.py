@@ -93,6 +93,7 @@ def train_seeds(
         if found.stopped:
             watch.warning(f"seed {seed} stopped: {found.stopped}")
         if found.interrupted:
+            watch.warning(f"interrupted at seed {seed}, {len(done)} of {count}; --resume goes on there")
             break
     made = Seeds(done)
     shutil.copyfile(places[made.best].path / LOG, folder.path / LOG)

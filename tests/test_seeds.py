@@ -72,16 +72,26 @@ def everything(folder: Path) -> dict:
     return yaml.safe_load((folder / "config.yaml").read_text())
 
 
-def test_seeds_that_were_killed_go_on_where_they_were(files, tmp_path):
-    more = "--seeds 3 --epochs 8 --save-every 3 --log-every 1"
-    whole = result_of(train(files, tmp_path / "whole", more))
-    command = [sys.executable, "-m", "onnx_distill", *train(files, tmp_path / "cut", more).split()]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    log = tmp_path / "cut" / "seed-1" / "log.jsonl"
+def stopped_at_seed_1(files, run: Path, more: str, number: int) -> subprocess.Popen:
+    """The command, sent the signal when the second of its seeds has logged twenty lines."""
+    command = [sys.executable, "-m", "onnx_distill", *train(files, run, more).split()]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    log = run / "seed-1" / "log.jsonl"
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 20):
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
+def test_seeds_that_were_stopped_go_on_where_they_were(files, tmp_path, number):
+    more = "--seeds 3 --epochs 8 --save-every 3 --log-every 1"
+    whole = result_of(train(files, tmp_path / "whole", more))
+    process = stopped_at_seed_1(files, tmp_path / "cut", more, number)
+    _, told = process.communicate(timeout=120)
+    if number == signal.SIGINT:
+        assert process.returncode == 0 and "interrupted at seed 1, 2 of 3; --resume goes on there" in told
+        assert (tmp_path / "cut" / "student.int8.onnx").is_file()
     first = tmp_path / "cut" / "seed-0" / "trained.json"
     written = first.stat().st_mtime_ns
     found = result_of(train(files, tmp_path / "cut", more + " --resume"))

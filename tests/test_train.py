@@ -342,6 +342,23 @@ def test_run_that_rewinds_and_is_killed_ends_as_if_it_had_not_been(step, tiny_tr
     assert again == rates[-len(again) :]
 
 
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
+def test_run_whose_newest_checkpoint_is_damaged_is_continued_from_the_one_before_to_the_same_bytes(
+    damage, tiny_train, tmp_path
+):
+    config = TrainConfig(epochs=3, batch_size=16, threads=1, save_every=2, ema=0.9, flip=True)
+    told: list[str] = []
+    whole, store = tiny_train(config, evaluate=later_is_better()), StateStore(tmp_path, on_damaged=told.append)
+    with pytest.raises(Killed):
+        tiny_train(config, evaluate=later_is_better(), store=store, on_step=killed_at(5))
+    newest = max(tmp_path.glob("*.ckpt"))
+    newest.write_bytes(damage(newest.read_bytes()))
+    steps: list[Progress] = []
+    found = tiny_train(config, evaluate=later_is_better(), store=store, on_step=steps.append)
+    assert len(told) == 1 and newest.name in told[0] and "the checkpoint before it is used" in told[0]
+    assert steps[0].step == 3 and bytes_of(found) == bytes_of(whole)
+
+
 def test_finished_run_is_not_trained_again(tiny_train, tmp_path):
     steps: list[Progress] = []
     whole = tiny_train(store=StateStore(tmp_path))
