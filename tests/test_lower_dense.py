@@ -61,6 +61,17 @@ CASES = {
     "uneven pads": dict(pads=(0, 1, 2, 0)),
     "3x3 stride 2": dict(stride=2),
     "1x1 stride 2": dict(kernel=1, stride=2, pads=(0, 0, 0, 0)),
+    "5x5 stride 2": dict(kernel=5, stride=2, pads=(2, 2, 2, 2)),
+    "4x4 stride 2, uneven pads": dict(kernel=4, stride=2, pads=(1, 0, 1, 2)),
+    "3x3 stride 2, odd sizes": dict(stride=2, size=(7, 9)),
+    "3x3 stride 2, no pads": dict(stride=2, pads=(0, 0, 0, 0)),
+    "3x3 stride 2, pads behind": dict(stride=2, pads=(0, 0, 1, 1)),
+    "wide 3x3": dict(inner=128, outer=128),
+    "wide 3x3 in a small image": dict(inner=128, outer=160, size=(2, 3)),
+    "wide 3x3 stride 2": dict(inner=128, outer=128, stride=2),
+    "wide 5x5 that sees pads alone": dict(inner=128, outer=128, kernel=5, pads=(2, 2, 2, 2), size=(2, 2)),
+    "wide 3x3, uneven pads, no bias": dict(inner=128, outer=128, pads=(0, 1, 2, 0), bias=False),
+    "wide 3x3 whose channels fill no block": dict(inner=132, outer=132),
     "no bias": dict(bias=False),
     "an image of 12 channels": dict(image=12),
     "inner channels that fill no block": dict(inner=20),
@@ -78,8 +89,8 @@ def test_lowered_dense_convolution_gives_the_same_gradients(choices, make_step):
 
 @pytest.mark.parametrize(
     "choices, convolutions",
-    [({}, 3), (dict(stride=2), 2), (dict(inner=20), 0), (dict(outer=20), 1), (dict(pads=(3, 3, 3, 3)), 2)],
-    ids=["all", "no dx at stride 2", "inner channels", "outer channels", "no dx for wide pads"],
+    [({}, 3), (dict(stride=2), 6), (dict(inner=20), 0), (dict(outer=20), 1), (dict(pads=(3, 3, 3, 3)), 2)],
+    ids=["all", "dx in four parts at stride 2", "inner channels", "outer channels", "no dx for wide pads"],
 )
 def test_blocked_kernels_where_channels_fill_blocks(choices, convolutions, training_graph):
     """Of the image, of the convolution, and its dx; 20 channels fill blocks of neither 8 nor 16."""

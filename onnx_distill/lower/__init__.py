@@ -13,6 +13,8 @@ from onnx_distill.lower.inner_products import lower_inner_products
 from onnx_distill.lower.layouts import lower_layouts
 from onnx_distill.lower.nodes import value_shapes
 from onnx_distill.lower.quantizers import lower_quantizers
+from onnx_distill.lower.strided import lower_strided
+from onnx_distill.lower.taps import lower_taps
 
 
 def lower(training: onnx.ModelProto, student: FakeQuantModel, batch_size: int | None = None) -> onnx.ModelProto:
@@ -25,4 +27,7 @@ def lower(training: onnx.ModelProto, student: FakeQuantModel, batch_size: int | 
     if block:
         made = lower_depthwise(made, shapes, block)
     made = lower_dense(made, shapes, block)
+    if block:
+        made = lower_strided(made, shapes, block)
+    made = lower_taps(made, shapes, block)
     return lower_layouts(made, shapes, block) if block else made

@@ -34,6 +34,12 @@ class Geometry:
         kh, kw = self.kernel
         return [k - 1 - pad for k, pad in zip((kh, kw, kh, kw), self.pads)]
 
+    def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of y for an x of `size`."""
+        ends = zip(size, self.pads, self.pads[2:], self.kernel, self.strides)
+        height, width = ((n + before + after - k) // s + 1 for n, before, after, k, s in ends)
+        return height, width
+
     @property
     def dx_is_a_convolution(self) -> bool:
         return self.strides == (1, 1) and min(self.dx_pads) >= 0
@@ -44,7 +50,7 @@ def lower_dense(training: onnx.ModelProto, shapes: dict[str, list[int]], block: 
     constants = Constants()
 
     def rewrite(node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
-        g = _geometry(node, shapes)
+        g = geometry(node, shapes)
         if g is None:
             return None
         return _forward(node, g, constants, block) if node.op_type == "Conv" else _backward(node, g, constants, block)
@@ -52,7 +58,8 @@ def lower_dense(training: onnx.ModelProto, shapes: dict[str, list[int]], block: 
     return rewritten(training, rewrite, constants)
 
 
-def _geometry(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> Geometry | None:
+def geometry(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> Geometry | None:
+    """Of a dense two-dimensional Conv or ConvGrad; None for other nodes, and where a shape is not known."""
     if node.op_type == "Conv" and node.domain == "":
         x, w = (shapes.get(name) for name in node.input[:2])
     elif node.op_type == "ConvGrad":
@@ -70,7 +77,7 @@ def _geometry(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> Geometry | 
 def _forward(node: onnx.NodeProto, g: Geometry, constants: Constants, block: int | None) -> list[onnx.NodeProto] | None:
     if not block or g.o % block or (g.i % block and g.i > block):
         return None
-    graph = _Dense(constants, f"{node.output[0]}/blocked", block)
+    graph = Dense(constants, f"{node.output[0]}/blocked", block)
     is_image = g.i < block
     x = node.input[0] if is_image else graph.reorder_input(node.input[0])
     w = graph.image_filter(node.input[1], g) if is_image else graph.filter(node.input[1], g)
@@ -81,25 +88,31 @@ def _forward(node: onnx.NodeProto, g: Geometry, constants: Constants, block: int
 
 def _backward(node: onnx.NodeProto, g: Geometry, constants: Constants, block: int | None) -> list[onnx.NodeProto] | None:
     dy, x, w = node.input
-    dx, *parameters = (list(node.output) + ["", "", ""])[:3]
+    dx = node.output[0]
     blocked = block and g.o % block == 0 and g.i % block == 0
     if not dx or not g.dx_is_a_convolution or not (blocked or g.kernel == (1, 1)):
         return None
-    graph = _Dense(constants, f"{dx}/dense", block or 0)
+    graph = Dense(constants, f"{dx}/dense", block or 0)
     if blocked:
         y = graph.conv([graph.reorder_input(dy), graph.turned_filter(w, g)], 1, g.kernel, g.dx_pads)
         graph.reorder_output(y, g.i, dx)
     else:
         graph("Conv", dy, graph("Transpose", w, perm=[1, 0, 2, 3]), to=dx, kernel_shape=[1, 1], pads=g.dx_pads)
-    if any(parameters):
-        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-        rest = onnx.helper.make_node("ConvGrad", [dy, x, w], ["", *parameters], f"{node.name}/dw", domain=node.domain)
-        rest.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
-        graph.nodes.append(rest)
+    graph.nodes += without_dx(node)
     return graph.nodes
 
 
-class _Dense(Nodes):
+def without_dx(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """What a ConvGrad still has to give when dx comes from elsewhere: a node for dw and db, or none."""
+    parameters = list(node.output[1:])
+    if not any(parameters):
+        return []
+    rest = onnx.NodeProto.FromString(node.SerializeToString())
+    rest.output[:], rest.name = ["", *parameters], f"{node.name}/dw"
+    return [rest]
+
+
+class Dense(Nodes):
     """Filters of dense convolutions in the kernels' order, made anew in each step: small beside the activations."""
 
     def filter(self, w: str, g: Geometry) -> str:
@@ -110,15 +123,20 @@ class _Dense(Nodes):
         outer = self("Transpose", self.reshape(inner, [g.o // b, b, g.i * taps]), perm=[0, 2, 1])
         return self.reshape(outer, [g.o, g.i, *g.kernel])
 
-    def turned_filter(self, w: str, g: Geometry) -> str:
-        """The filter of dx: [i / b, o / b, kh, kw, b of o, b of i], each kernel turned by 180 degrees."""
-        b, taps = self.block, g.kernel[0] * g.kernel[1]
-        blocks = self.reshape(self.filter(w, g), [g.o // b, g.i // b, taps, b * b])
-        if taps > 1:
-            blocks = self("Gather", blocks, self.constant(range(taps)[::-1]), axis=2)
+    def turned_filter(self, w: str, g: Geometry, rows: range | None = None, columns: range | None = None) -> str:
+        """The filter of dx: [i / b, o / b, kh, kw, b of o, b of i], each kernel turned by 180 degrees.
+
+        rows, columns: the taps to take, if not all.
+        """
+        b, (kh, kw) = self.block, g.kernel
+        rows, columns = rows or range(kh), columns or range(kw)
+        taps = [row * kw + column for row in rows[::-1] for column in columns[::-1]]
+        blocks = self.reshape(self.filter(w, g), [g.o // b, g.i // b, kh * kw, b * b])
+        if kh * kw > 1:
+            blocks = self("Gather", blocks, self.constant(taps), axis=2)
         swapped = self("Transpose", blocks, perm=[1, 0, 2, 3])
-        turned = self("Transpose", self.reshape(swapped, [g.o * g.i * taps // (b * b), b, b]), perm=[0, 2, 1])
-        return self.reshape(turned, [g.i, g.o, *g.kernel])
+        turned = self("Transpose", self.reshape(swapped, [g.o * g.i * len(taps) // (b * b), b, b]), perm=[0, 2, 1])
+        return self.reshape(turned, [g.i, g.o, len(rows), len(columns)])
 
     def image_filter(self, w: str, g: Geometry) -> str:
         """[o / b, i, kh, kw, b of o], for an input that is not blocked."""
