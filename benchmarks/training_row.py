@@ -28,11 +28,11 @@ def ours(folder: Path, threads: int, learned: str, lowered: bool):
     images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
     teacher = runtime.open_session(onnx.load(str(folder / "logits.onnx")), threads, spinning=False)
     with tempfile.TemporaryDirectory() as build:
-        student = onnx.load(str(folder / "student.onnx"))
-        made = artifacts.build(student, DistillConfig(), learned, Path(build), len(images) if lowered else None)
+        batch = len(images) if lowered else None
+        made = artifacts.build(onnx.load(str(folder / "student.onnx")), DistillConfig(), learned, Path(build), batch)
         step = Step(made, threads)
     p = made.parameters
-    optimizer = Optimizer(step.parameters, p.weights, p.biases, p.steps, TrainConfig())
+    optimizer = Optimizer(step.parameters, p.weights, p.biases, p.steps, TrainConfig(threads=threads))
 
     def act() -> None:
         step.run(images, runtime.run(teacher, images)[0], labels)

@@ -12,7 +12,7 @@ import onnx
 from onnx_distill import _ort, qdq
 from onnx_distill.config import DistillConfig
 from onnx_distill.errors import InputError
-from onnx_distill.fake_quant import FakeQuantModel, fake_quantized
+from onnx_distill.fake_quant import fake_quantized
 from onnx_distill.feature_error import feature_error_function
 from onnx_distill.features import Feature
 from onnx_distill.gradients import differentiable
@@ -43,7 +43,6 @@ class Artifacts:
     """A folder with training_model.onnx and checkpoint, and what they hold."""
 
     folder: Path
-    student: FakeQuantModel
     parameters: Parameters
     config: DistillConfig
 
@@ -74,7 +73,7 @@ def build(
     )
     training = onnx.load(str(folder / TRAINING_MODEL))
     onnx.save(lower(training, prepared, batch_size), str(folder / TRAINING_MODEL))
-    return Artifacts(folder, prepared, parameters, config)
+    return Artifacts(folder, parameters, config)
 
 
 def class_count(logits: onnx.ValueInfoProto) -> int:

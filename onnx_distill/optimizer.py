@@ -6,7 +6,11 @@ of 0.001 changes a step by 0.1 %, whatever its size. They always use Adam, for t
 
 from __future__ import annotations
 
-from typing import Iterator
+import functools
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Iterator, Tuple
 
 import numpy as np
 
@@ -14,8 +18,12 @@ from onnx_distill.config import TrainConfig
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # the usual ones
 LARGEST_LOG_CHANGE = 0.1  # of a step in one update: 10 %
-CHUNK = 32768  # values updated at a time: with gradient, state and scratch they stay in a core's second-level cache
+CHUNK = (
+    131072  # values updated at a time: they stay in a cache, and threads seldom meet at Python's lock (docs/experiments.md)
+)
 SMALL = 4096  # values; arrays below go together, for a call of numpy costs as much as a thousand of its additions
+
+Chunk = Tuple[slice, np.ndarray, np.ndarray]  # part of its group, values, gradient
 
 
 class FlatGroup:
@@ -63,35 +71,38 @@ class Group:
 
 
 class Adam:
-    """Adam's direction m / (sqrt(v) + eps), bias corrected; state is float32 of the group's length."""
+    """Adam's direction m / (sqrt(v) + eps), bias corrected; state is float32 of the group's length.
+
+    What is kept are the sums M = b1 M + g and V = b2 V + g^2, so that m = (1 - b1) M and v = (1 - b2) V: their factors meet in
+    one number, and an update takes two thirds of the passes over memory.
+    """
 
     def __init__(self, size: int):
-        self.m, self.v, self.count = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros((), np.int64)
+        self.sum, self.squares, self.count = np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros((), np.int64)
 
     def state(self) -> dict[str, np.ndarray]:
         """Live arrays that a checkpoint needs besides the parameters."""
-        return {"m": self.m, "v": self.v, "count": self.count}
+        return {"sum": self.sum, "squares": self.squares, "count": self.count}
 
     def begin(self) -> None:
         """Before the directions of one update are asked for, part by part."""
         self.count += 1
-        self.m_share, self.v_share = 1 - BETA1 ** int(self.count), 1 - BETA2 ** int(self.count)
+        root = math.sqrt((1 - BETA2) / (1 - BETA2 ** int(self.count)))  # sqrt(v / its share) = root * sqrt(V)
+        self._epsilon = EPSILON / root
+        self._scale = (1 - BETA1) / (1 - BETA1 ** int(self.count)) / root
 
-    def direction(self, part: slice, gradient: np.ndarray, scratch: np.ndarray) -> np.ndarray:
-        """Of the parameters at `part` of the group, written to scratch; all three have one length."""
-        m, v = self.m[part], self.v[part]
-        np.subtract(gradient, m, out=scratch)
-        scratch *= 1 - BETA1
-        m += scratch
-        np.square(gradient, out=scratch)
-        scratch -= v
-        scratch *= 1 - BETA2
-        v += scratch
-        np.divide(v, self.v_share, out=scratch)
-        np.sqrt(scratch, out=scratch)
-        scratch += EPSILON
-        scratch *= self.m_share
-        return np.divide(m, scratch, out=scratch)
+    def direction(self, part: slice, gradient: np.ndarray, scratch: np.ndarray, rate: float) -> np.ndarray:
+        """rate times the direction of the parameters at `part` of the group, in scratch, which is not where the gradient is."""
+        sums, squares = self.sum[part], self.squares[part]
+        sums *= BETA1
+        sums += gradient
+        squares *= BETA2
+        squares += np.square(gradient, out=scratch)
+        np.sqrt(squares, out=scratch)
+        scratch += self._epsilon
+        np.divide(sums, scratch, out=scratch)
+        scratch *= rate * self._scale
+        return scratch
 
 
 class Momentum:
@@ -106,12 +117,11 @@ class Momentum:
     def begin(self) -> None:
         pass
 
-    def direction(self, part: slice, gradient: np.ndarray, scratch: np.ndarray) -> np.ndarray:
+    def direction(self, part: slice, gradient: np.ndarray, scratch: np.ndarray, rate: float) -> np.ndarray:
         velocity = self.velocity[part]
         velocity *= self.momentum
         velocity += gradient
-        scratch[...] = velocity
-        return scratch
+        return np.multiply(velocity, rate, out=scratch)
 
 
 class Optimizer:
@@ -121,13 +131,16 @@ class Optimizer:
     """
 
     def __init__(self, parameters: dict[str, np.ndarray], weights, biases, steps, config: TrainConfig):
+        """config.threads of them share the work; 0: one a core."""
         self.config = config
         self.groups = {
             kind: Group({name: parameters[name] for name in chosen})
             for kind, chosen in (("weights", weights), ("biases", biases), ("steps", steps))
         }
         self.rules = {kind: self._rule(kind, group.size) for kind, group in self.groups.items()}
-        self._scratch = np.empty((2, CHUNK), np.float32)
+        threads = config.threads or os.cpu_count() or 1
+        self._scratch = [np.empty((2, CHUNK), np.float32) for _ in range(threads)]
+        self._pool = ThreadPoolExecutor(max(1, threads - 1))  # starts a thread when there is work for it
 
     def _rule(self, kind: str, size: int):
         return Adam(size) if kind == "steps" or self.config.optimizer == "adamw" else Momentum(size, self.config.momentum)
@@ -158,28 +171,40 @@ class Optimizer:
             self.rules[kind].begin()
             change = self._changed_step if kind == "steps" else self._changed_value
             scale = (1.0 if kind == "steps" else clip) / batches
-            for part, values, gradient in _chunks(pairs[kind]):
-                change(kind, share, scale, part, values, gradient, *self._scratch[:, : len(values)])
+            self._each(list(_chunks(pairs[kind])), functools.partial(change, kind, share, scale))
             group.small.scatter()
         return norm
+
+    def _each(self, chunks: list[Chunk], change: Callable[..., None]) -> None:
+        """change(part, values, gradient, two scratch arrays) for every chunk. Each is its own, so threads change no result."""
+        count = min(len(self._scratch), len(chunks))
+
+        def work(worker: int) -> None:
+            for part, values, gradient in chunks[worker::count]:
+                change(part, values, gradient, *self._scratch[worker][:, : len(values)])
+
+        if count < 2:
+            return work(0) if count else None
+        others = [self._pool.submit(work, worker) for worker in range(1, count)]
+        work(0)
+        for other in others:
+            other.result()
 
     def _changed_value(self, kind, share, scale, part, values, gradient, own, scratch) -> None:
         rate = share * self.config.learning_rate
         decay = self.config.weight_decay if kind == "weights" else 0.0
-        np.multiply(gradient, scale, out=own)
-        if self.config.optimizer == "sgd":
-            own += np.multiply(values, decay, out=scratch)
-        else:
+        if scale != 1:
+            gradient = np.multiply(gradient, scale, out=own)
+        if decay and self.config.optimizer == "sgd":
+            gradient = np.add(gradient, np.multiply(values, decay, out=scratch), out=own)
+        elif decay:
             values *= 1 - rate * decay
-        direction = self.rules[kind].direction(part, own, scratch)
-        direction *= rate
-        values -= direction
+        values -= self.rules[kind].direction(part, gradient, scratch, rate)
 
     def _changed_step(self, kind, share, scale, part, values, gradient, own, scratch) -> None:
         np.multiply(gradient, scale, out=own)
         own *= values
-        change = self.rules[kind].direction(part, own, scratch)
-        change *= share * self.config.step_rate
+        change = self.rules[kind].direction(part, own, scratch, share * self.config.step_rate)
         values *= np.exp(-np.clip(change, -LARGEST_LOG_CHANGE, LARGEST_LOG_CHANGE))
 
 
@@ -187,7 +212,7 @@ def _norm(gradients: list[np.ndarray]) -> float:
     return float(np.sqrt(sum(float(np.dot(g, g)) for g in gradients)))
 
 
-def _chunks(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+def _chunks(pairs: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[Chunk]:
     """(part of the group, values, gradient), at most CHUNK long."""
     begin = 0
     for values, gradient in pairs:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_distill import _ort
+from onnx_distill import _ort, runtime
 from onnx_distill.artifacts import Artifacts
 
 
@@ -27,6 +27,7 @@ class Step:
         self._config = artifacts.config
         self.parameters = {name: self._state.parameters[name].data for name in artifacts.parameters.all}
         self.gradients: dict[str, np.ndarray] = {}
+        runtime.give_back_memory()
 
     def run(
         self,

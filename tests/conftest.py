@@ -96,7 +96,7 @@ def _build_without_lowering(student, config, learn_steps, folder, batch_size=Non
     trained = gradients.differentiable(prepared.model, parameters.all)
     trained.functions.extend([feature_error.feature_error_function(17)] if features else [])
     _ort.generate_artifacts(trained, parameters.all, add, folder, [logits.name])
-    return artifacts.Artifacts(folder, prepared, parameters, config)
+    return artifacts.Artifacts(folder, parameters, config)
 
 
 @pytest.fixture

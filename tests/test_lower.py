@@ -94,6 +94,16 @@ def test_no_quantizer_is_left_as_a_function(tiny_student, training_graph):
     assert operators["", "Clip"] == 5  # on integers: all but the image, the residual sum and the logits, which fill uint8
 
 
+def test_a_matrix_with_a_scale_for_each_column_is_quantized_in_rows(tiny_student, training_graph):
+    path, value = [], "w3"
+    for _ in range(5):
+        node = next(node for node in training_graph(tiny_student()).node if value in node.input[:1])
+        path, value = [*path, (node.op_type, attribute(node, "axis", None))], node.output[0]
+    kernels = [step for step in path if step[0] != "Clip"]
+    turn = ("Einsum", None)
+    assert kernels[:4] == [turn, ("QuantizeLinear", 0), ("DequantizeLinear", 0), turn]
+
+
 def test_lower_does_not_change_its_argument(tiny_student, training_graph, tmp_path):
     training_graph(tiny_student(), lowered=False)
     training = onnx.load(str(tmp_path / "training_model.onnx"))

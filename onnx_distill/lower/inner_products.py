@@ -38,6 +38,7 @@ class _InnerProducts:
         self.by_operands = {tuple(node.input): node for node in backward}
         self.parts = Nodes(Constants(), "onnx_distill/inner_product")
         self.products: dict[tuple[str, str], str] = {}
+        self.sums = self._channel_sums()
 
     def rewritten(self) -> onnx.ModelProto:
         new = {node.output[0]: value for node in self.model.graph.node for value in [self._replacement(node)] if value}
@@ -84,8 +85,18 @@ class _InnerProducts:
     def _product(self, gradient: str, value: str) -> str:
         key = gradient, value
         if key not in self.products:
-            self.products[key] = self.parts("ReduceSum", self.parts("Mul", gradient, value), keepdims=0)
+            summed = self.sums.get(key) or self.parts("Mul", gradient, value)
+            self.products[key] = self.parts("ReduceSum", summed, keepdims=0)
         return self.products[key]
+
+    def _channel_sums(self) -> dict[tuple[str, str], str]:
+        """(gradient, value) -> the sums of their product for each channel, which the gradient of the weights' own steps reads."""
+        found = {}
+        for node in self.model.graph.node:
+            product = self.made_by.get(node.input[0]) if node.op_type == "ReduceSum" and len(node.input) == 2 else None
+            if product is not None and product.op_type == "Mul":
+                found[product.input[0], product.input[1]] = node.output[0]
+        return found
 
 
 def _sorted(nodes: list[onnx.NodeProto], model: onnx.ModelProto) -> list[onnx.NodeProto]:
