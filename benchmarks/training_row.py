@@ -20,22 +20,25 @@ def ours(folder: Path, threads: int, learned: str, lowered: bool):
 
     import onnx
 
-    from onnx_distill import artifacts, runtime
+    from onnx_distill import artifacts
     from onnx_distill.config import DistillConfig, TrainConfig
     from onnx_distill.optimizer import Optimizer
     from onnx_distill.step import Step
+    from onnx_distill.teacher import Teacher
 
     images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
-    teacher = runtime.open_session(onnx.load(str(folder / "logits.onnx")), threads, spinning=False)
+    model = onnx.load(str(folder / "logits.onnx"))
+    teacher = Teacher(model, threads, artifacts.class_count(model.graph.output[0]))
+    del model
     with tempfile.TemporaryDirectory() as build:
         batch = len(images) if lowered else None
         made = artifacts.build(onnx.load(str(folder / "student.onnx")), DistillConfig(), learned, Path(build), batch)
         step = Step(made, threads)
-    p = made.parameters
+    p, everything = made.parameters, np.arange(len(images))
     optimizer = Optimizer(step.parameters, p.weights, p.biases, p.steps, TrainConfig(threads=threads))
 
     def act() -> None:
-        step.run(images, runtime.run(teacher, images)[0], labels)
+        step.run(images, teacher.logits(images, everything), labels)
         optimizer.update(step.gradients, 0.1)
 
     return act

@@ -174,6 +174,9 @@ def open_module(folder: Path, threads: int, profile: Path | None = None):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry(
+        "session.force_spinning_stop", "1"
+    )  # its threads are idle while teacher and optimiser work
     options.enable_mem_pattern = False  # its plan holds every value of the step at once (1.19.2)
     if threads:
         options.intra_op_num_threads = threads

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from onnx_distill import _ort, qdq
+from onnx_distill import _ort, qdq, runtime
 from onnx_distill.config import DistillConfig
 from onnx_distill.errors import InputError
 from onnx_distill.fake_quant import fake_quantized
@@ -62,6 +62,19 @@ def build(
     """
     parameters = trainable(student, learn_steps, freeze)
     refuse(student, parameters.all)  # before the runtime, which would train it wrongly or kill the process, sees the graph
+    _write(student, parameters, config, folder, batch_size, features)
+    runtime.give_back_memory()
+    return Artifacts(folder, parameters, config)
+
+
+def _write(
+    student: onnx.ModelProto,
+    parameters: Parameters,
+    config: DistillConfig,
+    folder: Path,
+    batch_size: int | None,
+    features: Sequence[Feature],
+) -> None:
     prepared = fake_quantized(student, parameters.steps, frozen(student, parameters))
     logits = prepared.model.graph.output[0]
     classes = class_count(logits)
@@ -73,7 +86,6 @@ def build(
     )
     training = onnx.load(str(folder / TRAINING_MODEL))
     onnx.save(lower(training, prepared, batch_size), str(folder / TRAINING_MODEL))
-    return Artifacts(folder, parameters, config)
 
 
 def class_count(logits: onnx.ValueInfoProto) -> int:

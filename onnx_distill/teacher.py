@@ -41,6 +41,7 @@ class Teacher:
         self._outputs = [model.graph.output[0].name, *features]
         models = [_with_outputs(model, self._outputs), *also]
         self._sessions = [runtime.open_session(each, threads or None, spinning=False) for each in models]
+        runtime.give_back_memory()
         self._temperature = temperature
         self._known = np.zeros(0 if features else remember, bool)
         self._logits = _array((len(self._known), classes))

@@ -210,3 +210,19 @@ def test_empty_groups_are_fine():
     parameters = {"w": np.ones((2, 2), np.float32)}
     Optimizer(parameters, ("w",), (), (), TrainConfig()).update({"w": np.ones((2, 2), np.float32)}, 1.0)
     assert (parameters["w"] < 1).all()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_threads_change_no_bit(optimizer):
+    rng, size = np.random.default_rng(0), 3 * CHUNK + 17
+    values, first, second = rng.normal(0, 1, (3, size)).astype(np.float32)
+    ends = []
+    for threads in (1, 2, 3):
+        parameters = {"w": values.copy(), "b": values[:5].copy(), "s": np.abs(values[:3])}
+        one = Optimizer(
+            parameters, ("w",), ("b",), ("s",), TrainConfig(optimizer=optimizer, learning_rate=1e-2, threads=threads)
+        )
+        for gradient in (first, second):
+            one.update({"w": gradient, "b": gradient[:5], "s": gradient[:3]}, 0.5)
+        ends.append(parameters)
+    assert all(np.array_equal(end[name], ends[0][name]) for end in ends[1:] for name in end)

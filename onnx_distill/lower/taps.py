@@ -81,7 +81,7 @@ class _Products(Nodes):
         products = [
             self("Gemm", self._pixels_of_dy(left, g, spans), self._pixels_of_x(right, g, spans), transA=1) for spans in taps
         ]
-        rows = self("Concat", *(self.reshape(product, [1, g.o * g.i]) for product in products), axis=0)
+        rows = self.reshape(self("Concat", *products, axis=0), [len(taps), g.o * g.i])
         self.reshape(self("Transpose", rows, perm=[1, 0]), [g.o, g.i, *g.kernel], dw)
         if db:
             self("ReduceSum", self.reshape(left, [-1, g.o]), self.constant([0]), to=db, keepdims=0)
