@@ -86,7 +86,7 @@ def _artifacts(model: onnx.ModelProto, folder: Path) -> artifacts.Artifacts:
     add_loss = functools.partial(loss.add_loss, classes=3, config=config)
     trained = gradients.differentiable(prepared.model, parameters.all)
     _ort.generate_artifacts(trained, parameters.all, add_loss, folder, ["logits"])
-    return artifacts.Artifacts(folder, prepared, parameters, config)
+    return artifacts.Artifacts(folder, parameters, config)
 
 
 def _slope_error(step: Step, given: tuple, name: str, gradient: np.ndarray, rng, size: float = 2e-3) -> float:
