@@ -46,9 +46,14 @@ def main():
     parser.add_argument("--seconds", type=float, default=24, help="for each network, batch and runtime")
     parser.add_argument("--models", type=Path, help="a folder that keeps the models; those that are there are taken")
     parser.add_argument("--make-only", action="store_true")
+    parser.add_argument("--net", choices=list(NETS), action="append", help="one of them; may be repeated  [default: all]")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        made = {title: _models(title, *net, args.models or Path(folder), args) for title, net in NETS.items()}
+        made = {
+            title: _models(title, *net, args.models or Path(folder), args)
+            for title, net in NETS.items()
+            if title in (args.net or NETS)
+        }
         if not args.make_only:
             _time(made, args)
 
