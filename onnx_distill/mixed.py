@@ -15,6 +15,7 @@ from typing import Callable
 
 from onnx_distill.bits import WEIGHT, exact_rule
 from onnx_distill.errors import InputError
+from onnx_distill.layer_bits import LayerBits
 from onnx_distill.ranking import LayerLoss, Sensitivity
 
 SIZES: dict[str, Callable[[int, int], int]] = {
@@ -74,6 +75,11 @@ def weight_bytes(found: Sensitivity, taken: Sequence[Step] = (), size: str = "st
     counts = {loss.layer: loss.count for loss in found.losses if loss.kind == WEIGHT}
     whole = sum(SIZES[size](count, found.weight_bits) for count in counts.values())
     return whole - sum(step.saved for step in taken if step.kind == WEIGHT)
+
+
+def bytes_of_weights(layers: Sequence[LayerBits], size: str = "stored") -> int:
+    """Of the weights of a quantized model."""
+    return sum(SIZES[size](layer.weights, layer.weight_bits) for layer in layers if layer.weight_bits)
 
 
 def within_size(found: Sensitivity, budget: float, size: str = "stored") -> list[Step]:

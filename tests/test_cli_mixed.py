@@ -43,6 +43,7 @@ def test_a_budget_of_size_gives_layers_their_bits(size, given, ranking, tmp_path
     assert result.code == 0, result
     assert bits(tmp_path / "s.onnx") == {"image": (None, 8), "stem": (8, 8), "classifier": (3, 8)}
     assert "W8 in 1 layer (36 weights), W3 in 1 layer (256 weights)" in result.out
+    assert result.out.endswith("; 164 bytes of weights (stored)\n")
 
 
 def test_a_budget_of_accuracy_lowers_activations_too(given, ranking, tmp_path):  # noqa: F811

@@ -41,6 +41,8 @@ from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut as cut_model
 from onnx_distill.errors import InputError
+from onnx_distill.layer_bits import layer_bits
+from onnx_distill.mixed import bytes_of_weights
 from onnx_distill.profile import cost_table, costs
 from onnx_distill.provenance import provenance
 from onnx_distill.run_folder import RunFolder, made_folder
@@ -103,8 +105,12 @@ def quantize(model, output, logits, samples, seed, threads, as_json, input_shape
     models.save(made, output)
     used = min(samples, len(images))
     widths = provenance(made).get("bits", f"W{config.weight_bits}A{config.activation_bits}")
+    result = {"student": str(output), "samples": used, **provenance(made)}
     text = f"{output}: {widths}, calibrated on {used} images"
-    click.echo(json.dumps({"student": str(output), "samples": used, **provenance(made)}) if as_json else text)
+    if budget is not None:
+        result["weight_bytes"] = bytes_of_weights(layer_bits(made), budget.counted)
+        text += f"; {result['weight_bytes']:,} bytes of weights ({budget.counted})"
+    click.echo(json.dumps(result) if as_json else text)
 
 
 @command()
