@@ -95,10 +95,17 @@ def _store_weight(
 
 
 def _add(model: onnx.ModelProto, name: str, values: Any, kind: int) -> None:
-    tensor = helper.make_tensor(name, kind, np.shape(values), np.asarray(values).ravel().tolist())
-    if kind == TensorProto.UINT8:
-        tensor = numpy_helper.from_array(np.asarray(values, np.uint8), name)
-    model.graph.initializer.append(tensor)
+    content = np.asarray(values, np.uint8 if kind == TensorProto.UINT8 else np.int8)
+    packed = _two_a_byte(content) if kind == TensorProto.INT4 else content
+    model.graph.initializer.append(TensorProto(name=name, data_type=kind, dims=content.shape, raw_data=packed.tobytes()))
+
+
+def _two_a_byte(values: np.ndarray) -> np.ndarray:
+    """uint8 [ceil(n / 2)], the first of two in the low half, as ONNX wants it. Not helper.make_tensor: it writes int32_data, in
+    which protobuf takes two bytes for every byte from 128 on."""
+    nibbles = values.ravel().view(np.uint8) & 15
+    nibbles = np.append(nibbles, np.uint8(0)) if len(nibbles) % 2 else nibbles
+    return nibbles[::2] | nibbles[1::2] << 4
 
 
 def _store_biases(model: onnx.ModelProto, by_result: dict[str, Quantizer]) -> None:

@@ -29,7 +29,7 @@ from onnx_distill.quantize import quantize
 from onnx_distill.ranking import LayerLoss, Score, Sensitivity
 from onnx_distill.targets import target_of
 
-BATCH = 64  # images; bounds the memory of a session
+BATCH, BATCH_BYTES = 64, 2**23  # images in a run at most, and bytes of them: what a session takes is some fifty times that
 Site = Union[WeightSite, ActivationSite]
 AnySite = TypeVar("AnySite", WeightSite, ActivationSite)
 
@@ -117,7 +117,8 @@ def _score(
 
 def logits_of(model: onnx.ModelProto, images: Images, threads: int = 0) -> np.ndarray:
     """Logits [n, classes] of a model that ends in them, a few images at a time."""
-    return predict(runtime.open_session(model, threads or None), images, BATCH)
+    each = images.read(np.arange(1)).nbytes
+    return predict(runtime.open_session(model, threads or None), images, max(1, min(BATCH, BATCH_BYTES // each)))
 
 
 def _loss(site: Site, source: Calibrated, base: Score, found: Score) -> LayerLoss:
