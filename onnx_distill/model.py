@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import math
 import os
 import tempfile
@@ -25,6 +26,7 @@ QUANTIZED_OPS = frozenset(
     "QuantizeLinear DequantizeLinear DynamicQuantizeLinear ConvInteger MatMulInteger QGemm QAttention "
     "MatMulNBits DynamicQuantizeMatMul MatMulIntegerToFloat".split()
 )
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, a quota, a limit on file sizes
 LARGEST_PROTO = 2**31 - 2**20  # bytes; protobuf's limit is 2 GiB
 SMALL = 1024  # elements; shape inference reads the contents of small initializers (shapes, axes) and never of larger ones
 
@@ -97,10 +99,28 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}. Free space or choose another place.") from None
+        raise InputError(f"cannot write {target}: {error.strerror or error}. {_remedy(error, target)}") from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raises InputError now for what `replacing` would refuse after an hour's work: no folder, or one that cannot be written to."""
+    target = Path(path)
+    try:
+        with os.scandir(target.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}. {_remedy(error, target)}") from None
+    if not os.access(target.parent, os.W_OK):
+        raise InputError(f"cannot write {target}: the folder {target.parent} is read-only for you. Choose another place.")
+
+
+def _remedy(error: OSError, target: Path) -> str:
+    if error.errno == errno.ENOENT and not target.parent.exists():
+        return f"Make the folder {target.parent} first."
+    return "Free space or choose another place." if error.errno in FULL else "Choose another place."
 
 
 def _umask() -> int:

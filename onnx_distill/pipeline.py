@@ -25,7 +25,7 @@ from onnx_distill.evaluate import Evaluation, evaluate, latency, predict, top_k,
 from onnx_distill.export import export
 from onnx_distill.features import choose
 from onnx_distill.logits import MARK, find_logits
-from onnx_distill.model import data_inputs, image_input, replacing, save, shape_of
+from onnx_distill.model import data_inputs, image_input, producers, replacing, save, shape_of
 from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc
 from onnx_distill.normalize.prepare import constants_of, pinned_to, prepare
 from onnx_distill.preflight import IMAGES, preflight
@@ -204,6 +204,10 @@ def logits_model(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.Mod
     """The teacher cut where the student ends, or, when that is an output of the whole teacher, where its Softmax is fed."""
     teacher = like(student, teacher)
     end, marked = student.graph.output[0].name, any(entry.key == MARK for entry in student.metadata_props)
+    if marked and producers(student)[end].op_type in ("Softmax", "LogSoftmax"):
+        raise InputError(
+            "the student ends in a Softmax, as exported ones do; wanted the QDQ model that ends in its logits, such as run/trained.qdq.onnx."
+        )
     if marked or end not in {output.name for output in teacher.graph.output}:
         return cut(teacher, end)
     try:

@@ -16,7 +16,9 @@ from onnx_distill.cli.terminal import verbosity_options
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.data import PRESETS
 from onnx_distill.mixed import SIZES
+from onnx_distill.model import check_writable
 
+MOST_THREADS = 1024  # more are a slip of the hand, and bring a machine to its knees
 DEFAULT = {**asdict(QuantizeConfig()), **asdict(DistillConfig()), **asdict(TrainConfig())}
 
 
@@ -44,8 +46,21 @@ def number(flag: str, kind: type | click.ParamType, text: str, name: str | None 
 
 
 model_argument = functools.partial(click.argument, type=click.Path(dir_okay=False))
+
+
+def _writable(_, __, path: str) -> str:
+    if path:
+        check_writable(path)
+    return path
+
+
 output_file = click.option(
-    "-o", "--output", required=True, type=click.Path(dir_okay=False), help="File to write; it appears whole or not at all."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False),
+    callback=_writable,
+    help="File to write; it appears whole or not at all.",
 )
 output_folder = click.option(
     "-o", "--output", required=True, type=click.Path(file_okay=False), help="Folder to write to; made if need be."
@@ -133,7 +148,7 @@ model_options = options(
 )
 json_option = options(click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."), section="General")
 threads_option = options(
-    number("--threads", click.IntRange(0), "Threads of the runtime; 0: its own choice."), section="General"
+    number("--threads", click.IntRange(0, MOST_THREADS), "Threads of the runtime; 0: its own choice."), section="General"
 )
 seed_option = number("--seed", click.IntRange(0), "Seed of everything random.")
 
@@ -370,6 +385,7 @@ train_options = options(
             "--profile",
             type=click.Path(dir_okay=False),
             default="",
+            callback=_writable,
             help="File for the runtime's profile of the steps; the dearest kinds of node are printed. For short runs.",
         ),
         section="Run",
