@@ -68,6 +68,8 @@ CASES = {
     "3x3 stride 2, pads behind": dict(stride=2, pads=(0, 0, 1, 1)),
     "wide 3x3": dict(inner=128, outer=128),
     "wide 3x3 in a small image": dict(inner=128, outer=160, size=(2, 3)),
+    "wide 3x3 in 2x2 images": dict(inner=128, outer=160, size=(2, 2)),
+    "wide 3x2 in 2x2 images, no bias": dict(inner=128, outer=128, kernel=(3, 2), pads=(1, 1, 1, 0), size=(2, 2), bias=False),
     "wide 3x3 stride 2": dict(inner=128, outer=128, stride=2),
     "wide 5x5 that sees pads alone": dict(inner=128, outer=128, kernel=5, pads=(2, 2, 2, 2), size=(2, 2)),
     "wide 3x3, uneven pads, no bias": dict(inner=128, outer=128, pads=(0, 1, 2, 0), bias=False),

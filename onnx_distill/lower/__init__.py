@@ -13,6 +13,7 @@ from onnx_distill.lower.inner_products import lower_inner_products
 from onnx_distill.lower.layouts import lower_layouts
 from onnx_distill.lower.nodes import value_shapes
 from onnx_distill.lower.quantizers import lower_quantizers
+from onnx_distill.lower.small_images import lower_small_images
 from onnx_distill.lower.strided import lower_strided
 from onnx_distill.lower.taps import lower_taps
 
@@ -26,6 +27,7 @@ def lower(training: onnx.ModelProto, student: FakeQuantModel, batch_size: int | 
     block, shapes = block_size(), value_shapes(made, batch_size)
     if block:
         made = lower_depthwise(made, shapes, block)
+        made = lower_small_images(made, shapes, block)
     made = lower_dense(made, shapes, block)
     if block:
         made = lower_strided(made, shapes, block)

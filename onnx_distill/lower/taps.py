@@ -33,18 +33,20 @@ def lower_taps(training: onnx.ModelProto, shapes: dict[str, list[int]], block: i
         dx, dw, db = (list(node.output) + ["", "", ""])[:3]
         if g is None or dx or not dw or g.kernel == (1, 1) or g.o * g.i < LEAST_PRODUCTS:
             return None
-        taps = _taps(g, shapes[node.input[1]][2:])
-        if not taps:
+        height, width = shapes[node.input[1]][2:]
+        taps = spans(g, (height, width))
+        outputs = g.output_size((height, width))
+        if not taps or outputs[0] * outputs[1] > MOST_PIXELS:
             return None
-        graph = _Products(constants, f"{dw}/taps", block or 0)
-        graph.write(node.input[0], node.input[1], g, taps, dw, db)
+        graph = Products(constants, f"{dw}/taps", block or 0)
+        graph.filter_gradient(node.input[0], node.input[1], g, taps, dw, db)
         return graph.nodes
 
     return rewritten(training, rewrite, constants)
 
 
 @dataclass(frozen=True)
-class _Span:
+class Span:
     """Along one axis, the pixels of dy whose neighbour at a tap lies inside the image, and those neighbours, as slices."""
 
     begin: int
@@ -55,52 +57,52 @@ class _Span:
     is_all_of_x: bool
 
     @staticmethod
-    def of(tap: int, pad: int, stride: int, size: int, outputs: int) -> _Span:
+    def of(tap: int, pad: int, stride: int, size: int, outputs: int) -> Span:
         begin, end = max(0, -((tap - pad) // stride)), min(outputs, (size - 1 + pad - tap) // stride + 1)
         x_begin = begin * stride + tap - pad
         x_end = x_begin + (end - begin - 1) * stride + 1
-        return _Span(begin, end, x_begin, x_end, (begin, end) == (0, outputs), stride == 1 and (x_begin, x_end) == (0, size))
+        return Span(begin, end, x_begin, x_end, (begin, end) == (0, outputs), stride == 1 and (x_begin, x_end) == (0, size))
 
 
-def _taps(g: Geometry, size: list[int]) -> list[tuple[_Span, _Span]]:
-    """The spans of each tap, along height and width; none where it does not pay, or a tap sees no pixel."""
-    outputs = g.output_size((size[0], size[1]))
-    if not 0 < outputs[0] * outputs[1] <= MOST_PIXELS:
-        return []
+def spans(g: Geometry, size: tuple[int, int]) -> list[tuple[Span, Span]]:
+    """The spans of each tap, along height and width, of an x of `size`; none where a tap sees no pixel."""
+    outputs = g.output_size(size)
     rows, columns = (
-        [_Span.of(tap, g.pads[axis], g.strides[axis], size[axis], outputs[axis]) for tap in range(g.kernel[axis])]
+        [Span.of(tap, g.pads[axis], g.strides[axis], size[axis], outputs[axis]) for tap in range(g.kernel[axis])]
         for axis in (0, 1)
     )
     empty = any(span.begin >= span.end for span in rows + columns)
     return [] if empty else [(row, column) for row in rows for column in columns]
 
 
-class _Products(Nodes):
-    def write(self, dy: str, x: str, g: Geometry, taps: list[tuple[_Span, _Span]], dw: str, db: str) -> None:
-        left, right = self._channels_last(dy, g.o), self._channels_last(x, g.i)
+class Products(Nodes):
+    """Convolutions as products of channels-last pixels."""
+
+    def filter_gradient(self, dy: str, x: str, g: Geometry, taps: list[tuple[Span, Span]], dw: str, db: str) -> None:
+        left, right = self.channels_last(dy, g.o), self.channels_last(x, g.i)
         products = [
-            self("Gemm", self._pixels_of_dy(left, g, spans), self._pixels_of_x(right, g, spans), transA=1) for spans in taps
+            self("Gemm", self.pixels_of_dy(left, g, pair), self.pixels_of_x(right, g, pair), transA=1) for pair in taps
         ]
         rows = self.reshape(self("Concat", *products, axis=0), [len(taps), g.o * g.i])
         self.reshape(self("Transpose", rows, perm=[1, 0]), [g.o, g.i, *g.kernel], dw)
         if db:
             self("ReduceSum", self.reshape(left, [-1, g.o]), self.constant([0]), to=db, keepdims=0)
 
-    def _channels_last(self, value: str, channels: int) -> str:
+    def channels_last(self, value: str, channels: int) -> str:
         if self.block and channels % self.block == 0:
             return self(
                 "ReorderOutput", self.reorder_input(value), domain=DOMAIN, channels=channels, channels_last=1
             )  # the reorder in front goes where the value is blocked anyway
         return self("Transpose", value, perm=[0, 2, 3, 1])
 
-    def _pixels_of_dy(self, dy: str, g: Geometry, spans: tuple[_Span, _Span]) -> str:
-        if not all(span.is_all_of_dy for span in spans):
-            dy = self._slice(dy, [s.begin for s in spans], [s.end for s in spans], [1, 1])
+    def pixels_of_dy(self, dy: str, g: Geometry, pair: tuple[Span, Span]) -> str:
+        if not all(span.is_all_of_dy for span in pair):
+            dy = self._slice(dy, [s.begin for s in pair], [s.end for s in pair], [1, 1])
         return self.reshape(dy, [-1, g.o])
 
-    def _pixels_of_x(self, x: str, g: Geometry, spans: tuple[_Span, _Span]) -> str:
-        if not all(span.is_all_of_x for span in spans):
-            x = self._slice(x, [s.x_begin for s in spans], [s.x_end for s in spans], list(g.strides))
+    def pixels_of_x(self, x: str, g: Geometry, pair: tuple[Span, Span]) -> str:
+        if not all(span.is_all_of_x for span in pair):
+            x = self._slice(x, [s.x_begin for s in pair], [s.x_end for s in pair], list(g.strides))
         return self.reshape(x, [-1, g.i])
 
     def _slice(self, value: str, begins: list[int], ends: list[int], steps: list[int]) -> str:
