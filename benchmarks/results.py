@@ -95,11 +95,13 @@ def main():
     parser.add_argument("--deploy-python", default=".venv-deploy/bin/python")
     parser.add_argument("--reuse", action="store_true", help="take the runs that are there already")
     parser.add_argument("--seeds", type=int, default=3, help="at most so many for each case")
+    parser.add_argument("--only", nargs="+", choices=list(BY_SLUG), help="some of the cases")
     parser.add_argument("--accuracy-only", action="store_true", help="neither runtimes beside each other nor latency")
     parser.add_argument("--out", type=Path, default=Path("docs/results.md"))
     args = parser.parse_args()
     started = time.time()
-    runs = [(case, seed, _run(case, seed, args)) for case in CASES for seed in case.seeds[: args.seeds]]
+    cases = [BY_SLUG[slug] for slug in args.only or BY_SLUG]
+    runs = [(case, seed, _run(case, seed, args)) for case in cases for seed in case.seeds[: args.seeds]]
     peers = _peers(args)
     sections = [
         _heading(args),
@@ -190,7 +192,7 @@ def _accuracy(runs, peers, args) -> str:
         "| Case | target | float | quantize_static | our PTQ | distilled | gap | wanted |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for case in CASES:
+    for case in dict.fromkeys(case for case, _, _ in runs):
         found = [rows for c, _, rows in runs if c is case]
         top1 = {
             name: float(np.median([100 * rows[name]["top1"] for rows in found])) for name in ("float", "PTQ", "distilled")
