@@ -72,7 +72,7 @@ def cut(teacher, logits, as_json, output, input_shape, constants):
     click.echo(json.dumps({"model": str(output), "logits": value}) if as_json else f"{output}: cut at {value}")
 
 
-@command()
+@command(short_help="Calibrate and insert Q/DQ: the PTQ baseline.")
 @model_argument("model")
 @logits_option
 @model_options
@@ -113,7 +113,7 @@ def quantize(model, output, logits, samples, seed, threads, as_json, input_shape
     click.echo(json.dumps(result) if as_json else text)
 
 
-@command()
+@command(short_help="Distill the teacher into a QDQ student.")
 @model_argument("student")
 @teacher_option
 @model_options
@@ -185,7 +185,7 @@ def train(
     _stop_code(ctx, trained)
 
 
-@command()
+@command(short_help="A QDQ student in integers, the tail put back.")
 @model_argument("student")
 @teacher_option
 @click.option(
@@ -208,7 +208,7 @@ def export(student, teacher, target, weight_storage, as_json, output):
     click.echo(json.dumps(result) if as_json else f"{output}: {made.ByteSize():,} bytes")
 
 
-@command()
+@command(short_help="The whole way in one command, and a table.")
 @model_argument("teacher")
 @model_options
 @data_options

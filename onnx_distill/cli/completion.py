@@ -11,7 +11,7 @@ PROGRAM = "onnx-distill"
 SHELLS = ("bash", "zsh", "fish")
 
 
-@command()
+@command(short_help="Print the completion script of a shell.")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx, shell):

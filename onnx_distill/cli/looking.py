@@ -38,7 +38,7 @@ from onnx_distill.verify import as_data, find_runtime
 from onnx_distill.verify import render as render_verification
 
 
-@command()
+@command(short_help="What is in a model and what is in the way.")
 @model_argument("model")
 @logits_option
 @model_options
@@ -69,7 +69,7 @@ def inspect(model, logits, execution, layers, as_json, input_shape, constants):
         click.echo(render_execution(runs))
 
 
-@command("eval")
+@command("eval", short_help="Measure a classifier, beside a teacher.")
 @model_argument("model")
 @model_options
 @data_options
@@ -94,7 +94,7 @@ def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape,
     print_rows(pipeline.measure(loaded, images, threads, _sizes(batch_sizes), logits), as_json)
 
 
-@command()
+@command(short_help="Where quantization hurts, value by value.")
 @model_argument("student")
 @teacher_option
 @model_options
@@ -136,7 +136,7 @@ def _as_json(layers: list[Layer]) -> str:
     return json.dumps([{key: finite(value) for key, value in asdict(layer).items()} for layer in layers], indent=1)
 
 
-@command()
+@command(short_help="The exported student under each runtime.")
 @model_argument("student")
 @click.option("--teacher", type=click.Path(dir_okay=False), help="The original float model, to agree with.")
 @model_options

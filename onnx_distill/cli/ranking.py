@@ -35,7 +35,7 @@ from onnx_distill.sensitivity import sensitivity as analyse
 WIDTH = click.IntRange(2, 8)
 
 
-@command()
+@command(short_help="Rank layers by what fewer bits cost.")
 @model_argument("model")
 @logits_option
 @model_options

@@ -80,7 +80,7 @@ def _read_run(ctx: click.Context, _, path: str) -> str:
     return path
 
 
-@command()
+@command(short_help="The report of a run again, from its folder.")
 @click.argument("run", type=click.Path(file_okay=False), is_eager=True, callback=_read_run)
 @options(
     click.option("--teacher", type=click.Path(dir_okay=False), help="The original float model.  [default: the run's]"),
