@@ -145,23 +145,32 @@ def _pair(a: str, b: str, ours: np.ndarray, theirs: np.ndarray, step: float, run
 
 
 def _watched(student, simulation, value: str, runtimes, logits, differing: np.ndarray, pixels: np.ndarray, threads: int):
-    """Name -> its Answers on the differing images with every quantized activation among them, and name -> why there are none."""
-    watched, few = [value, *activations(student)], pixels[differing]
+    """Name -> its Answers on the differing images with every quantized activation among them, and name -> why there are none.
+
+    In full batches, as they were answered the first time: float sums come in another order where a batch has another size.
+    """
+    watched = [value, *activations(student)]
+    size = min(BATCH, len(pixels))
+    few = pixels[np.resize(differing, -(-len(differing) // size) * size)]
     runs: dict[str, Answers] = {}
     untraceable: dict[str, str] = {}
     for one in [None, *runtimes]:
         name = SIMULATION if one is None else one.name
         try:
             if one is None:
-                runs[name] = Answers("", simulate(exposed(simulation, watched), few, threads))
+                made = Answers("", simulate(exposed(simulation, watched), few, threads))
             else:
-                runs[name] = answers(one, exposed(student, watched), few, threads)
+                made = answers(one, exposed(student, watched), few, threads)
         except InputError as error:
             untraceable[name] = str(error)
             continue
-        if not np.array_equal(_rank_two(runs[name].outputs[value]), logits[name][differing]):
-            del runs[name]
-            untraceable[name] = "its answers are others while its inner values are watched, so it fuses over a quantizer"
+        found = {output: integers[: len(differing)] for output, integers in made.outputs.items()}
+        if np.array_equal(_rank_two(found[value]), logits[name][differing]):
+            runs[name] = Answers(made.version, found, made.optimized)
+        else:
+            untraceable[name] = (
+                "its answers are others while its inner values are watched: it fuses over a quantizer, or sums floats in another order"
+            )
     return runs, untraceable
 
 
