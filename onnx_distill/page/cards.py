@@ -56,8 +56,14 @@ def _speed(rows: list[Row]) -> list[Card]:
         (
             f"times as fast, batch {size}",
             f"{first[size] / last[size]:.2f}x",
-            f"{1000 * last[size]:.3g} ms, {rows[0].name} {1000 * first[size]:.3g} ms",
+            f"{_milliseconds(last[size])}, {rows[0].name} {_milliseconds(first[size])}",
         )
         for size in sorted(first)
         if size in last
     ]
+
+
+def _milliseconds(seconds: float) -> str:
+    """Three digits, or all of them from a thousand on."""
+    ms = 1000 * seconds
+    return f"{ms:,.0f} ms" if ms >= 1000 else f"{ms:.3g} ms"

@@ -53,7 +53,7 @@ def _scale(axes, values: list[float], logarithmic: bool) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     elif high == low:
-        axes.set_ylim(low - max(abs(low), 1e-6) / 10, high + max(abs(high), 1e-6) / 10)
+        axes.set_ylim(low - (abs(low) / 10 or 1), high + (abs(high) / 10 or 1))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 

@@ -42,9 +42,9 @@ th, td { padding: .3rem .75rem; text-align: right; border-bottom: 1px solid var(
 th:first-child, td:first-child { padding-left: 0 } thead th { font-size: .8rem; color: var(--soft-ink); font-weight: 600; vertical-align: bottom }
 .left { text-align: left } tbody th { font-weight: 400; text-align: left } tr.mark th, tr.mark td { font-weight: 700 }
 .good { color: var(--good) } .bad { color: var(--bad) }
-.bar { display: inline-block; width: 7rem; height: .7em; background: var(--panel); vertical-align: baseline; margin-left: .6rem }
+.bar { display: inline-block; width: 4.5rem; height: .7em; background: var(--panel); vertical-align: baseline; margin-left: .6rem }
 .bar i { display: block; height: 100%; background: var(--first) } .bar.activation i { background: var(--second) }
-svg { display: block; width: 100%; height: auto } .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem }
+svg { display: block; width: 100%; height: auto } .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem } .panels > div { max-width: 28rem }
 .wide svg { min-width: 40rem } .square svg { max-width: 34rem; min-width: 20rem }
 .beside { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; align-items: flex-start } .beside > div { flex: 1 1 18rem } .beside > figure { flex: 1 1 22rem; margin: 0 }
 .images { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1.25rem 1rem; margin: .8rem 0 }
