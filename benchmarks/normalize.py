@@ -2,8 +2,8 @@
 
     python benchmarks/normalize.py [MODEL.onnx ...]
 
-Without arguments, the largest of those that the onnx package ships, each in two forms: as shipped, where nodes make the weights,
-and `stored`, with random weights as initializers, as exporters write them. Each is read and normalized in a process of its own; the
+Without arguments, the largest of those that the onnx package ships, each in three forms: as shipped, where ConstantOfShape nodes make
+the weights, `stored`, with random weights as initializers, and `constants`, with these as Constant nodes, as exporters write them. Each is read and normalized in a process of its own; the
 memory is what that process held at most, less what it held before it read the file.
 """
 
@@ -30,6 +30,18 @@ ROUNDS = 3
 
 def light(name: str) -> Path:
     return Path(str(importlib.resources.files("onnx"))) / "backend" / "test" / "data" / "light" / f"light_{name}.onnx"
+
+
+def as_constants(source: str, target: str) -> None:
+    """The model with Constant nodes for its initializers."""
+    model = onnx.load(source)
+    nodes = [onnx.helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in model.graph.initializer]
+    nodes += list(model.graph.node)
+    for field, kept in (("node", nodes), ("input", models.data_inputs(model)), ("initializer", [])):
+        copies = [type(item).FromString(item.SerializeToString()) for item in kept]
+        model.graph.ClearField(field)
+        getattr(model.graph, field).extend(copies)
+    Path(target).write_bytes(model.SerializeToString())
 
 
 def store_weights(source: str, target: str) -> None:
@@ -89,6 +101,8 @@ def main(arguments: list[str]) -> None:
         measure(arguments[1])
     elif arguments[:1] == ["--store"]:
         store_weights(*arguments[1:])
+    elif arguments[:1] == ["--constants"]:
+        as_constants(*arguments[1:])
     elif arguments:
         table({Path(path).name: Path(path) for path in arguments})
     else:
@@ -97,6 +111,9 @@ def main(arguments: list[str]) -> None:
             for name, path in stored.items():
                 apart("--store", light(name), path)
             table({f"{name}, stored": path for name, path in stored.items()})
+            for path in stored.values():
+                apart("--constants", path, path)
+            table({f"{name}, constants": path for name, path in stored.items()})
             table({f"{name}, as shipped": light(name) for name in LARGEST})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Iterable
 
 import onnx
 
@@ -110,14 +111,14 @@ def label(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def value_types(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+def value_types(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto] | None = None) -> dict[str, onnx.ValueInfoProto]:
     """Value name -> its type and shape, for every value that the model declares or shape inference reaches.
 
     Dimensions that inference could only number ('unk__0') are left unnamed. Large weights are left out of it: they say
-    nothing about shapes, and with them a model may be more than protobuf can hand over.
+    nothing about shapes, and with them a model may be more than protobuf can hand over. nodes: in place of the model's own.
     """
     try:
-        graph = onnx.shape_inference.infer_shapes(without_weights(model)).graph
+        graph = onnx.shape_inference.infer_shapes(without_weights(model, nodes)).graph
     except onnx.shape_inference.InferenceError as error:
         raise InputError(f"the model's shapes cannot be inferred: {first_line(error)}") from None
     types = {value.name: value for value in [*graph.value_info, *graph.input, *graph.output]}

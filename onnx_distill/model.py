@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Iterator
+from typing import Iterable, Iterator
 
 import numpy as np
 import onnx
@@ -170,14 +170,17 @@ def initializers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return {tensor.name: tensor for tensor in model.graph.initializer}
 
 
-def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose tensors of more than SMALL elements have no values: all that shape inference and conversions read."""
+def without_weights(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto] | None = None) -> onnx.ModelProto:
+    """A copy whose tensors of more than SMALL elements have no values: all that shape inference and conversions read.
+
+    nodes: those it has in place of the model's own.
+    """
     made = onnx.ModelProto()
     _copy_fields(model, made, ("graph",))
     _copy_fields(model.graph, made.graph, ("initializer", "node"))
     for tensor in model.graph.initializer:
         made.graph.initializer.append(tensor if math.prod(tensor.dims) <= SMALL else _emptied(tensor))
-    for node in model.graph.node:
+    for node in model.graph.node if nodes is None else nodes:
         _add_node(made.graph, node)
     return made
 

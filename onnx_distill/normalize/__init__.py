@@ -43,6 +43,7 @@ from onnx_distill.normalize import (
     squeeze,
     sums,
     transpose,
+    weights,
     where,
 )
 from onnx_distill.normalize.graph import Graph
@@ -60,7 +61,7 @@ PREPARATIONS: tuple[ModuleType, ...] = (
     later,
     constants,
 )
-FINISHING: tuple[ModuleType, ...] = (shapes,)  # once more at the end: rewrites write shapes down
+FINISHING: tuple[ModuleType, ...] = (shapes, weights)  # rewrites write shapes down, and fold constants into weights
 # One node at a time, over the graph again and again until none fires: each has OPS, the operators that it looks at, and
 # rewrite(node, graph) -> the nodes that take its place, or None where it must not fire.
 REWRITES: tuple[ModuleType, ...] = (

@@ -80,7 +80,7 @@ class _Attempt:
         self.graph, self.fixed, self.choice = graph, fixed, choice
         self.image = models.data_inputs(graph.model)[0].name
         self.before, self.after = Trace(graph, fixed), Trace(graph, fixed * TIMES)
-        self.original = models.without_weights(graph.with_nodes())
+        self.original = models.without_weights(graph.model, graph.nodes)
         self.changed = walk(graph, [self.before, self.after], self._visit)
 
     def problem(self) -> str:
@@ -195,7 +195,7 @@ class _Attempt:
         """Why not, or nothing where three batches together get the answers that they get alone."""
         if self.image not in self.before.types:
             return "the size of its images is free; give --input-shape"
-        images, model = self._images(), self.graph.model
+        images, model = self._images(), self.graph.finish()  # the weights' contents, which the runtime needs
         models.take_nodes(model, self.original)
         declared = [self._copies(values) for values in self._values()]
         try:
@@ -226,7 +226,7 @@ class _Attempt:
 
     def declare(self) -> None:
         """Write the nodes and the free axes into the model."""
-        graph = self.graph.finish().graph
+        graph = self.graph.with_nodes().graph
         taken = {dim.dim_param for value in [*graph.input, *graph.output] for dim in value.type.tensor_type.shape.dim}
         name = models.fresh_name("batch", taken)
         del graph.value_info[:]  # they may say the old batch; shape inference says the new one

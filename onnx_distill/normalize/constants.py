@@ -29,7 +29,7 @@ LISTS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float3
 def rewrite(graph: Graph) -> list[str]:
     folding = _Folding(graph)
     folding.sparse_initializers()
-    waiting, done = deque(graph.nodes), []
+    waiting, done = deque(graph.nodes), graph.take_lifted()
     while waiting:  # a Constant that was folded, and its weights, are let go before the next
         node = waiting.popleft()
         done += [label(node)] if folding.fold(node) else []

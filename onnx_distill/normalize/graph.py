@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from typing import Iterable
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from onnx_distill import model as models
-from onnx_distill.logits import value_types
+from onnx_distill.logits import label, value_types
+
+NUMBERS = (
+    TensorProto.FLOAT,
+    TensorProto.FLOAT16,
+    TensorProto.DOUBLE,
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.UINT8,
+)
 
 
 class Graph:
     """Holds `model` and edits it in place; `finish` writes the edits back.
 
     Large constants that were edited stay numpy arrays until then: bytes once put into a protobuf message are held, even
-    when they are replaced, for as long as the whole model lives (upb, 7.36).
+    when they are replaced, for as long as the whole model lives (upb, 7.36). So the large tensors of Constant nodes are not
+    copied with their nodes: these are initializers from the start, read where they were (`take_lifted` has their labels).
     """
 
     def __init__(self, model: onnx.ModelProto):
-        # contents of large initializers, which have none in the model until `finish`
+        # contents of large initializers, which have none in the model until `finish`: edited ones, and those of Constants
         self._edited: dict[str, np.ndarray] = {}
+        self._lifted: dict[str, onnx.TensorProto] = {}
+        self._labels_lifted = [self._lift(node, model) for node in _large_constants(model)]
+        models.keep(model.graph.node, lambda node: not self._lifted.keys() & set(node.output))
         self.read_in(model)
+
+    def _lift(self, node: onnx.NodeProto, model: onnx.ModelProto) -> str:
+        name, tensor = node.output[0], node.attribute[0].t
+        model.graph.initializer.add(name=name, data_type=tensor.data_type, dims=tensor.dims)
+        self._lifted[name] = tensor
+        return label(node)
+
+    def take_lifted(self) -> list[str]:
+        """Labels of the Constant nodes that are initializers since the graph was made, told once."""
+        labels, self._labels_lifted = self._labels_lifted, []
+        return labels
 
     def read_in(self, model: onnx.ModelProto) -> None:
         """Hold `model`, or look again at the one held, whose nodes were changed by others since `finish` or `with_nodes`."""
@@ -70,7 +95,7 @@ class Graph:
         """The values of an initializer (read-only), or None. Constant nodes are initializers by the time node rewrites run."""
         if value in self._edited:
             return self._edited[value]
-        tensor = self._initializers.get(value)
+        tensor = self._lifted.get(value, self._initializers.get(value))
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def tensor(self, value: str) -> onnx.TensorProto | None:
@@ -116,7 +141,7 @@ class Graph:
 
     def _type_of(self, value: str) -> onnx.ValueInfoProto | None:
         if self._types is None or (value not in self._types and self._types_are_old):
-            self._types, self._types_are_old = value_types(self.with_nodes()), False
+            self._types, self._types_are_old = value_types(self.model, self._order), False
         return self._types.get(value)
 
     def fresh(self, base: str) -> str:
@@ -131,7 +156,7 @@ class Graph:
 
     def add_tensor(self, tensor: onnx.TensorProto, name: str) -> None:
         """A copy of the tensor as a new initializer, under a name that nothing in the graph has."""
-        self._edited.pop(name, None)
+        self._forget_contents(name)
         self._initializer(name).CopyFrom(tensor)
         self._initializers[name].name = name
 
@@ -152,13 +177,17 @@ class Graph:
         """An initializer has these values, and this name whoever reads it. The array is kept: nobody may write to it any more."""
         tensor, array = self._initializer(name), np.asarray(array)
         self._forget_shape(name, array.shape)
-        self._edited.pop(name, None)
+        self._forget_contents(name)
         if array.size <= models.SMALL or array.dtype.kind not in "fiub":  # the rest: strings, types of other libraries
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
         else:
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             tensor.CopyFrom(onnx.TensorProto(name=name, data_type=kind, dims=array.shape))
             self._edited[name] = array
+
+    def _forget_contents(self, name: str) -> None:
+        self._edited.pop(name, None)
+        self._lifted.pop(name, None)
 
     def _forget_shape(self, name: str, shape: tuple[int, ...]) -> None:
         """Exporters declare shapes of initializers too: wrong once the initializer has another."""
@@ -251,9 +280,9 @@ class Graph:
 
     def finish(self) -> onnx.ModelProto:
         """The model with the edits in it; what nothing reads any more is still there."""
-        while self._edited:
-            name, array = self._edited.popitem()
-            self._initializers[name].raw_data = array.tobytes()
+        for contents in (self._edited, self._lifted):  # the largest first: their copies' memory then suits all that follow
+            for name in sorted(contents, key=lambda name: -math.prod(self._initializers[name].dims)):
+                self._initializers[name].raw_data = _bytes(contents.pop(name))
         return self.with_nodes()
 
     def with_nodes(self) -> onnx.ModelProto:
@@ -261,6 +290,25 @@ class Graph:
         del self.model.graph.node[:]
         self.model.graph.node.extend(self._order)
         return self.model
+
+
+def _large_constants(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Constant nodes with more than models.SMALL numbers that are no output of the graph."""
+    outputs = {value.name for value in model.graph.output}
+    return [node for node in model.graph.node if outputs.isdisjoint(node.output) and _is_large_constant(node)]
+
+
+def _is_large_constant(node: onnx.NodeProto) -> bool:
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attribute) != 1:
+        return False
+    tensor = node.attribute[0].t
+    return tensor.data_type in NUMBERS and math.prod(tensor.dims) > models.SMALL
+
+
+def _bytes(content: np.ndarray | TensorProto) -> bytes:
+    if isinstance(content, TensorProto):
+        return content.raw_data or numpy_helper.to_array(content).tobytes()
+    return content.tobytes()
 
 
 def _copy(node: onnx.NodeProto) -> onnx.NodeProto:

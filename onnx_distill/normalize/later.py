@@ -54,7 +54,7 @@ def _reach(version: int, graph: Graph) -> bool:
     """Whether the model is of this opset or a later one, now."""
     if graph.opset < version:
         try:
-            graph.read_in(opset.to_opset(graph.finish(), version))
+            graph.read_in(opset.to_opset(graph.with_nodes(), version))
         except InputError:
             return False
     return True

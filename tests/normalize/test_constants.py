@@ -172,3 +172,56 @@ def test_folding_keeps_the_outputs_of_any_graph(model):
 def test_normalizing_folds_constants():
     made, done = normalize(parse(FOLDED["Cast"]))
     assert operators(made) == {"Mul"} and {rewrite.rule for rewrite in done} == {"constants"}
+
+
+LARGE = "c = Constant<value = float[1,2] {0.0, 0.0}>() y = MatMul(x, c)"
+
+
+def with_large(model: onnx.ModelProto, kind=np.float32) -> onnx.ModelProto:
+    """The Constant 'c' of the model with more numbers than models.SMALL, [3, 1000]."""
+    node = next(node for node in model.graph.node if node.op_type == "Constant")
+    values = np.random.default_rng(0).standard_normal((3, 1000)).astype(kind)
+    node.attribute[0].t.CopyFrom(numpy_helper.from_array(values))
+    return model
+
+
+def test_large_constant_nodes_are_initializers_from_the_start_and_told_once():
+    model = with_large(parse(LARGE, "float[n,1000] y"))
+    made, done = folded(model)
+    assert done == ["c"] and operators(made) == {"MatMul"}
+    same_outputs(model, made, images())
+    assert [rewrite.node for rewrite in normalize(model)[1]] == ["c"]
+
+
+def test_contents_of_a_large_constant_node_are_there_before_and_after_finish():
+    model = with_large(parse(LARGE, "float[n,1000] y"))
+    wanted = numpy_helper.to_array(model.graph.node[0].attribute[0].t)
+    graph = Graph(onnx.ModelProto.FromString(model.SerializeToString()))
+    np.testing.assert_array_equal(graph.constant("c"), wanted)
+    made = graph.finish()
+    np.testing.assert_array_equal(numpy_helper.to_array(made.graph.initializer[0]), wanted)
+    same_outputs(model, made, images())
+
+
+def test_large_constant_node_that_is_an_output_stays():
+    model = with_large(parse(LARGE, "float[n,1000] y, float[3,1000] c"))
+    made, done = folded(model)
+    assert not done and operators(made) == {"Constant", "MatMul"}
+    same_outputs(model, made, images())
+
+
+def test_large_constant_nodes_of_half_floats_and_old_opsets_keep_their_contents():
+    cast = "c = Constant<value = float[1] {0.0}>() d = Cast<to = 1>(c) y = MatMul(x, d)"
+    halves = with_large(parse(cast, "float[n,1000] y"), np.float16)
+    old = with_large(parse(LARGE, "float[n,1000] y"))
+    old.opset_import[0].version = 9
+    for model in (halves, old):
+        made, _ = normalize(model)
+        assert operators(made) == {"MatMul"}
+        same_outputs(model, made, images())
+
+
+def test_large_constant_node_with_another_value_after_it_was_lifted():
+    graph = Graph(with_large(parse(LARGE, "float[n,1000] y")))
+    graph.put("c", np.full((3, 1000), 2, np.float32))
+    np.testing.assert_array_equal(numpy_helper.to_array(graph.finish().graph.initializer[0]), np.full((3, 1000), 2))
