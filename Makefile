@@ -96,6 +96,7 @@ accept-deploy: install data
 docs: install
 	$(BIN)/python scripts/make_cli_page.py > docs/cli.md
 	$(BIN)/python scripts/make_targets_page.py
+	$(BIN)/python scripts/make_operators_page.py
 
 clean:
 	rm -rf $(OUT) runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ from onnx_distill.gradient_site import Rule, Site
 
 
 def _thresholded_relu(f: Site) -> Value:
+    """y' = 1 where x > alpha, else 0."""
     return f.dy * (f.x > f.attribute("alpha", 1.0))
 
 
@@ -32,6 +33,7 @@ def _celu(f: Site) -> Value:
 
 
 def _softplus(f: Site) -> Value:
+    """y' = sigmoid(x)."""
     return f.dy * f("Sigmoid", f.x)
 
 
@@ -78,6 +80,7 @@ def _prelu(f: Site) -> list[Value | None]:
 
 
 def _where(f: Site) -> list[Value | None]:
+    """dy goes to the choice that was taken, summed over what was broadcast."""
     chosen = f.formula.mask(f.inputs[0])
     return [None, f.sum_to(f.dy * chosen, 1), f.sum_to(f.dy * (1.0 - chosen), 2)]
 

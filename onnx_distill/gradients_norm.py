@@ -9,7 +9,7 @@ from onnx_distill.gradient_site import Rule, Site
 
 
 def _lrn(f: Site) -> Value:
-    """y = x * d^-beta, d = bias + alpha * W(x^2), W the mean over `size` channels around
+    """y = x * d^-beta, d = bias + alpha * W(x^2), W the mean over the channels around
     dx = dy * d^-beta - 2 * alpha * beta * x * W'(dy * y / d), W' the same with its window the other way round."""
     alpha, beta = f.attribute("alpha", 1e-4), f.attribute("beta", 0.75)
     scale = f.attribute("bias", 1.0) + alpha * _window_mean(f, f.x * f.x)

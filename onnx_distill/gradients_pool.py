@@ -23,7 +23,7 @@ from onnx_distill.gradient_site import Site
 
 
 def average_pool(site: Site) -> Value:
-    """dx of an AveragePool. Raises InputError where its image's size is not known or its padding is not written out."""
+    """dx is dy, spread by the strides, averaged back. Raises InputError where its image's size is not known or its padding is not written out."""
     kernel = site.attribute("kernel_shape", None)
     sizes, axes = _sizes(site), range(len(kernel))
     if site.attribute("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or site.attribute("ceil_mode", 0):
@@ -101,7 +101,7 @@ def _spread(site: Site, value: Value, outputs: list[int], strides: list[int]) ->
 
 
 def resize(site: Site) -> Value:
-    """dx of a Resize of an image's last two axes, or the last alone. Raises InputError for others, and where sizes are not known."""
+    """dx = A^T dy B of a Resize of the last two axes, or the last alone. Raises InputError for others, and where sizes are not known."""
     rank, sizes = len(site.shape(0)), _sizes(site)
     scales = _scales(site, rank, sizes)
     if site.attribute("coordinate_transformation_mode", b"half_pixel") == b"tf_crop_and_resize" or any(

@@ -13,10 +13,12 @@ def _extreme(f: Site) -> Value:
 
 
 def _reduce_l1(f: Site) -> Value:
+    """dx = sign(x) * dy."""
     return f("Sign", f.x) * f.kept(f.dy)
 
 
 def _reduce_sum_square(f: Site) -> Value:
+    """dx = 2 * x * dy."""
     return f.x * f.kept(f.dy) * 2.0
 
 

@@ -87,6 +87,7 @@ def _integer_sides(node: onnx.NodeProto, constants: Constants) -> bool:
 
 
 def _gemm(node: onnx.NodeProto, constants: Constants) -> bool:
+    """alpha and beta are 1, transA is 0, weight and bias are constants."""
     factors = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0), attribute(node, "transA", 0)
     return factors == (1.0, 1.0, 0) and _integer_sides(node, constants)
 
@@ -102,14 +103,17 @@ def _size(tensor: onnx.TensorProto) -> int:
 
 
 def _no_constants(node: onnx.NodeProto, constants: Constants) -> bool:
+    """No operand is a constant."""
     return not any(name in constants for name in node.input)
 
 
 def _of_an_activation(node: onnx.NodeProto, constants: Constants) -> bool:
+    """It picks from an activation."""
     return node.input[0] not in constants
 
 
 def _nearest(node: onnx.NodeProto, constants: Constants) -> bool:
+    """Its mode is nearest."""
     return attribute(node, "mode", b"nearest") == b"nearest"
 
 

@@ -209,6 +209,7 @@ def why_not_trainable(node: onnx.NodeProto, graph: Graph) -> str | None:
 
 
 def _conv(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not with auto_pad, nor over one axis or three with groups."""
     auto_pad = _text(node, "auto_pad", "NOTSET")
     if auto_pad not in ("NOTSET", "VALID"):
         return f"wrong gradient with auto_pad {auto_pad}; write the pads out"
@@ -220,29 +221,35 @@ def _conv(node: onnx.NodeProto, graph: Graph) -> str | None:
 
 
 def _max_pool(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not with storage_order 1."""
     return "wrong gradient with storage_order 1" if models.attribute(node, "storage_order", 0) else None
 
 
 def _leaky_relu(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not with a negative alpha."""
     return "wrong gradient where alpha is negative" if models.attribute(node, "alpha", 0.01) < 0 else None
 
 
 def _clip(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not before opset 12, nor with a bound that depends on what is trained."""
     if graph.opset < 12:
         return "wrong or no gradient before opset 12; convert the model to a later opset"
     return "wrong gradient where a bound depends on what is trained" if graph.live.intersection(node.input[1:]) else None
 
 
 def _dropout(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not with a ratio among its inputs."""
     return "wrong gradient with a ratio among its inputs; take the node out" if any(node.input[1:]) else None
 
 
 def _matmul(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not with a vector."""
     ranks = [len(shape) for shape in map(graph.shape, node.input) if shape is not None]
     return "error where an operand is a vector; make it a matrix" if 1 in ranks else None
 
 
 def _pad(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not before opset 11, with axes, or in another mode than constant."""
     if len(node.input) == 1:
         return "error in the attribute form, before opset 11; convert the model to a later opset"
     if len(node.input) > 3 and node.input[3]:
@@ -252,6 +259,7 @@ def _pad(node: onnx.NodeProto, graph: Graph) -> str | None:
 
 
 def _pow(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Of the base; not with an exponent that is an integer, or a base that broadcasts."""
     if node.input[1] in graph.live:
         return "gradient for the base only, and the exponent depends on what is trained"
     tensor = graph.constants.get(node.input[1])
@@ -261,11 +269,13 @@ def _pow(node: onnx.NodeProto, graph: Graph) -> str | None:
 
 
 def _reduce(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not before opset 18 where axes are dropped."""
     dropped = graph.opset < 18 and not models.attribute(node, "keepdims", 1)
     return "error before opset 18 where axes are dropped; convert the model to a later opset" if dropped else None
 
 
 def _slice(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not before opset 10, nor backwards."""
     if len(node.input) == 1:
         return "error in the attribute form, before opset 10; convert the model to a later opset"
     steps = graph.constants.get(node.input[4]) if len(node.input) > 4 else None
@@ -273,16 +283,19 @@ def _slice(node: onnx.NodeProto, graph: Graph) -> str | None:
 
 
 def _split(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not with an output that nothing reads."""
     if not all(node.output):
         return "kills the process where an output is left out; use Slice"
     return None if graph.read.issuperset(node.output) else "wrong gradient when an output is unused; use Slice"
 
 
 def _transpose(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not without perm."""
     return None if models.attribute(node, "perm") else "error without perm; write it out"
 
 
 def _where(node: onnx.NodeProto, graph: Graph) -> str | None:
+    """Not where a choice broadcasts."""
     return _unlike_output(node, graph, "choice", [name for name in node.input[1:] if name in graph.live])
 
 
@@ -297,6 +310,7 @@ def _text(node: onnx.NodeProto, name: str, default: str) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
+# What is wrong with some forms of an operator; the docstrings name the forms, for docs/operators.md.
 CASES: dict[str, Callable[[onnx.NodeProto, Graph], str | None]] = {
     "Clip": _clip,
     "Conv": _conv,
