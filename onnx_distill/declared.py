@@ -5,7 +5,7 @@ Exporters and tools that edit graphs leave old shapes behind; what is computed f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import onnx
 
@@ -15,11 +15,11 @@ from onnx_distill.errors import InputError
 FAILURES = (onnx.shape_inference.InferenceError, RuntimeError, ValueError, IndexError, MemoryError)
 
 
-def correct_shapes(model: onnx.ModelProto, light: onnx.ModelProto, where: str) -> dict[str, Sequence[int | str]]:
+def correct_shapes(model: onnx.ModelProto, light: onnx.ModelProto, where: str) -> dict[str, onnx.TypeProto.Tensor]:
     """Put right, in place, the declared shapes of inner values and outputs that are not those the operators make.
 
-    light: a copy without weights, which is spent. Returns the shapes that the operators make, free sizes as names. Raises
-    InputError where the shapes of what nodes read do not fit together.
+    light: a copy without weights, which is spent. Returns type and shape of inputs and of what the operators make, in
+    subgraphs too. Raises InputError where the shapes of what nodes read do not fit together.
     """
     made = _made(light, where)
     symbols = {dim.dim_param for value in model.graph.input for dim in value.type.tensor_type.shape.dim} - {""}
@@ -27,8 +27,7 @@ def correct_shapes(model: onnx.ModelProto, light: onnx.ModelProto, where: str) -
         found = made.get(value.name)
         if found is not None and found.type.tensor_type.HasField("shape") and _differ(value, found, symbols):
             value.type.CopyFrom(found.type)
-    known = {name: value.type.tensor_type for name, value in made.items() if value.type.tensor_type.HasField("shape")}
-    return {name: [dim.dim_value or dim.dim_param for dim in kind.shape.dim] for name, kind in known.items()}
+    return {name: value.type.tensor_type for name, value in made.items()}
 
 
 def _made(light: onnx.ModelProto, where: str) -> dict[str, onnx.ValueInfoProto]:
@@ -42,7 +41,14 @@ def _made(light: onnx.ModelProto, where: str) -> dict[str, onnx.ValueInfoProto]:
     except FAILURES as error:
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         raise InputError(f"{where} cannot be used: {reason}. Is the file damaged?") from None
-    return {value.name: value for value in [*graph.value_info, *graph.output]}
+    return {value.name: value for value in _values(graph)}
+
+
+def _values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    """Those of subgraphs first: a name that they hide is the outer value's."""
+    for inner in (inner for node in graph.node for entry in node.attribute for inner in (entry.g, *entry.graphs)):
+        yield from _values(inner)
+    yield from (*graph.input, *graph.value_info, *graph.output)
 
 
 def _differ(value: onnx.ValueInfoProto, found: onnx.ValueInfoProto, symbols: set[str]) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Sequence
 
+from onnx_distill.errors import InputError
 from onnx_distill.formula import Value
 from onnx_distill.gradient_site import Rule, Site
+from onnx_distill.logits import label
 
 
 def _lrn(f: Site) -> Value:
@@ -29,6 +31,10 @@ def _window_mean(f: Site, value: Value, turned: bool = False) -> Value:
 def _instance_normalization(f: Site) -> list[Value | None]:
     """y = scale * n + b, n = (x - mean) / d, over space; dn = scale * dy, dscale = sum dy * n, db = sum dy."""
     axes = f.spatial_axes()
+    if not axes:
+        raise InputError(
+            f"InstanceNormalization {label(f.node)!r} reads no image: a channel has one value, and nothing to normalize"
+        )
     centred = f.x - f.mean(f.x, axes)
     d = f("Sqrt", f.mean(centred * centred, axes) + f.attribute("epsilon", 1e-5))
     n, others = centred / d, [0, *axes]

@@ -149,7 +149,7 @@ def _matrix(node: onnx.NodeProto, size: int, scale: float, outputs: int) -> np.n
     )
     model.ir_version = 9
     units = np.eye(size, dtype=np.float32)[:, None, :, None]
-    return runtime.open_session(model, 1, optimized=False).run(None, {"x": units})[0][:, 0, :, 0].T
+    return runtime.compute(runtime.open_session(model, 1, optimized=False), {"x": units})[0][:, 0, :, 0].T
 
 
 def _constant(site: Site, values: np.ndarray) -> Value:

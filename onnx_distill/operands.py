@@ -1,20 +1,21 @@
 """Whether what nodes read and are told fits, where neither onnx's checker nor the runtime looks before it computes.
 
 ONNX Runtime 1.19.2 takes much on trust: a Conv reads on behind the end of a bias that is too short, and its gradient writes there;
-Upsample copies as many scales as there are onto its stack; a Loop runs as often as it is told.
+Upsample copies as many scales as there are onto its stack. What it does with values that fit and must not be is in lethal.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import onnx
-from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, TensorProto
 
+from onnx_distill import lethal
 from onnx_distill.errors import InputError
 
-MOST_ROUNDS = 100_000  # of a Loop; what exporters write counts channels, layers or places
 MOST_AXES = 8  # of what a setting is a list for
 MOST_PIXELS = 1 << 20  # of a window's size, step and padding
 MOST_VALUES = 1 << 31  # in one batch of images
@@ -47,34 +48,51 @@ LISTS: dict[str, tuple[int, ...]] = {
 }
 
 
-class Operands:
-    """What one node reads, by place. opset: of ONNX's own operators."""
+@dataclass(frozen=True)
+class Seen:
+    """What is known where a node stands. types: of computed values, as far as they are known."""
 
-    def __init__(
-        self, node: onnx.NodeProto, constants: dict[str, TensorProto], shapes: dict[str, Sequence[int | str]], opset: int
-    ):
-        self._names, self._constants, self._shapes, self.opset = list(node.input), constants, shapes, opset
+    opset: int  # of ONNX's own operators
+    types: Mapping[str, onnx.TypeProto.Tensor]
+    constants: dict[str, TensorProto]
+    measured: set[str]  # values that depend on nothing but the sizes of others
+    rounds: int = 1  # that the loops around it make
+
+
+class Operands:
+    """What one node reads, by place."""
+
+    def __init__(self, node: onnx.NodeProto, seen: Seen):
+        self._names, self._seen, self.opset, self.rounds = list(node.input), seen, seen.opset, seen.rounds
 
     def constant(self, place: int) -> TensorProto | None:
-        return self._constants.get(self._names[place]) if place < len(self._names) else None
+        return self._seen.constants.get(self._names[place]) if place < len(self._names) else None
 
     def dims(self, place: int) -> list[int | str] | None:
         """Free sizes as names; None for an operand that is left out or of unknown rank."""
         tensor = self.constant(place)
         if tensor is not None:
             return list(tensor.dims)
-        found = self._shapes.get(self._names[place]) if place < len(self._names) else None
-        return None if found is None else list(found)
+        known = self._seen.types.get(self._names[place]) if place < len(self._names) else None
+        return [dim.dim_value or dim.dim_param for dim in known.shape.dim] if known and known.HasField("shape") else None
+
+    def kind(self, place: int) -> int:
+        """TensorProto.DataType of an operand, UNDEFINED where it is not known."""
+        tensor = self.constant(place)
+        known = self._seen.types.get(self._names[place]) if place < len(self._names) else None
+        return tensor.data_type if tensor is not None else known.elem_type if known else TensorProto.UNDEFINED
+
+    def is_measured(self, place: int) -> bool:
+        return self._names[place] in self._seen.measured
 
 
-def check_operands(model: onnx.ModelProto, where: str, shapes: dict[str, Sequence[int | str]]) -> None:
-    """Raises InputError for a node whose operands, attributes or types of values cannot be what it needs.
+def check_operands(model: onnx.ModelProto, where: str, types: Mapping[str, onnx.TypeProto.Tensor]) -> None:
+    """Raises InputError for a node whose operands, attributes or types of values cannot be what it needs, or would kill the process.
 
-    shapes: of computed values, as far as they are known.
+    types: of inputs and computed values, as far as they are known.
     """
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    for node, constants in _nodes(model.graph, {}):
-        operands = Operands(node, constants, shapes, opset)
+    for node, operands in _nodes(model.graph, Seen(opset, types, {}, set())):
         problem = next((found for found in (check(node, operands) for check in CHECKS) if found), None)
         if problem:
             label = node.name or next(iter(node.output), "")
@@ -89,16 +107,37 @@ def check_operands(model: onnx.ModelProto, where: str, shapes: dict[str, Sequenc
             raise InputError(f"{where} cannot be used: {value.name!r} has values of type {kind}, which does not exist.")
 
 
-def _nodes(graph: onnx.GraphProto, outer: dict[str, TensorProto]) -> Iterator[tuple[onnx.NodeProto, dict[str, TensorProto]]]:
-    """Every node of the graph and its subgraphs, with the constants that it sees."""
-    constants = {**outer, **{tensor.name: tensor for tensor in graph.initializer}}
+def _nodes(graph: onnx.GraphProto, outer: Seen) -> Iterator[tuple[onnx.NodeProto, Operands]]:
+    """Every node of the graph and its subgraphs, with what it reads."""
+    constants = {**outer.constants, **{tensor.name: tensor for tensor in graph.initializer}}
+    seen = replace(outer, constants=constants, measured=set(outer.measured))
     for node in graph.node:
-        yield node, constants
-        if node.op_type == "Constant" and node.output and node.attribute and node.attribute[0].HasField("t"):
-            constants[node.output[0]] = node.attribute[0].t
+        operands = Operands(node, seen)
+        yield node, operands
+        held = _held(node.attribute[0]) if node.op_type == "Constant" and node.output and node.attribute else None
+        if held is not None:
+            constants[node.output[0]] = held
+        if _is_measured(node, seen):
+            seen.measured.update(node.output)
+        rounds = lethal.rounds(node, operands)
         for entry in node.attribute:
             for inner in [*([entry.g] if entry.HasField("g") else []), *entry.graphs]:
-                yield from _nodes(inner, constants)
+                yield from _nodes(inner, replace(seen, rounds=rounds))
+
+
+def _held(entry: AttributeProto) -> TensorProto | None:
+    """The tensor of a Constant, where it has one or whole numbers."""
+    if entry.HasField("t"):
+        return entry.t
+    whole = {"value_int": [entry.i], "value_ints": list(entry.ints)}.get(entry.name)
+    dims = [] if entry.name == "value_int" else [len(entry.ints)]
+    return None if whole is None else onnx.helper.make_tensor("", TensorProto.INT64, dims, whole)
+
+
+def _is_measured(node: onnx.NodeProto, seen: Seen) -> bool:
+    if node.op_type in ("Shape", "Size", "Constant"):
+        return True
+    return bool(node.input) and all(name in seen.constants or name in seen.measured for name in node.input if name)
 
 
 def _left_out(node: onnx.NodeProto, operands: Operands) -> str | None:
@@ -188,14 +227,4 @@ def _bounds(node: onnx.NodeProto, operands: Operands) -> str | None:
     return None
 
 
-def _rounds(node: onnx.NodeProto, operands: Operands) -> str | None:
-    if node.op_type != "Loop":
-        return None
-    count = operands.constant(0)
-    if count is None or count.data_type != TensorProto.INT64 or list(count.dims) not in ([], [1]):
-        return "may run for ever: how often is not a constant"
-    rounds = int(numpy_helper.to_array(count).reshape(()))
-    return f"runs {rounds} times; wanted at most {MOST_ROUNDS}" if rounds > MOST_ROUNDS else None
-
-
-CHECKS = (_left_out, _types, _constant, _lists, _weights, _norms, _windows, _bounds, _rounds)
+CHECKS = (_left_out, _types, _constant, _lists, _weights, _norms, _windows, _bounds, *lethal.CHECKS)

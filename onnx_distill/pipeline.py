@@ -28,6 +28,7 @@ from onnx_distill.logits import MARK, find_logits
 from onnx_distill.model import data_inputs, image_input, producers, replacing, save, shape_of
 from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc
 from onnx_distill.normalize.prepare import constants_of, pinned_to, prepare
+from onnx_distill.normalize.trace import check_divisions
 from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.provenance import data_sha256, provenance, stamp
 from onnx_distill.qdq import is_quantized
@@ -267,6 +268,7 @@ def _possible(batch_sizes: tuple[int, ...], models: dict[str, onnx.ModelProto]) 
 def logits_of(model: onnx.ModelProto, images: Given, threads: int = 0, logits: str | None = None) -> np.ndarray:
     """Logits [n, classes] of any classifier, whole or cut, float or quantized; at the node or value named, or as found."""
     images, model = images_from(images), as_images(prepare(model))
+    check_divisions(pinned_to(model, image_shape(images)))
     value = find_logits(model, logits).value
     return predict(runtime.open_session(with_output(model, value), threads or None), images, output=value)
 

@@ -321,7 +321,8 @@ def _opset(model, rng) -> None:
 
 def _name_twice(model, rng) -> None:
     named = [*model.graph.node, *model.graph.initializer, *model.graph.input, *model.graph.output]
-    _pick(rng, named).name = _pick(rng, named).name
+    if named:
+        _pick(rng, named).name = _pick(rng, named).name
 
 
 def _order(model, rng) -> None:

@@ -19,6 +19,7 @@ from onnx_distill.normalize import (
     conv1d,
     conv_transpose,
     depth_to_space,
+    division,
     einsum,
     float16,
     functions,
@@ -61,7 +62,11 @@ PREPARATIONS: tuple[ModuleType, ...] = (
     later,
     constants,
 )
-FINISHING: tuple[ModuleType, ...] = (shapes, weights)  # rewrites write shapes down, and fold constants into weights
+FINISHING: tuple[ModuleType, ...] = (
+    shapes,
+    division,
+    weights,
+)  # rewrites write shapes down, and fold constants into weights
 # One node at a time, over the graph again and again until none fires: each has OPS, the operators that it looks at, and
 # rewrite(node, graph) -> the nodes that take its place, or None where it must not fire.
 REWRITES: tuple[ModuleType, ...] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Sequence
 
 import numpy as np
 import onnx
@@ -47,12 +48,12 @@ def outputs(node: onnx.NodeProto, inputs: dict[str, np.ndarray], imports) -> dic
         return None
 
 
-def check_division(node: onnx.NodeProto, inputs: list[np.ndarray]) -> None:
-    if node.op_type not in ("Div", "Mod") or inputs[1].dtype.kind not in "iu":
+def check_division(node: onnx.NodeProto, inputs: Sequence[np.ndarray | None]) -> None:
+    """Raises InputError for a division of whole numbers by zero, or one that overflows. inputs: None where one is not known."""
+    if node.op_type not in ("Div", "Mod") or inputs[1] is None or inputs[1].dtype.kind not in "iu":
         return
-    overflows = (
-        inputs[1].dtype.kind == "i" and (inputs[1] == -1).any() and (inputs[0] == np.iinfo(inputs[0].dtype).min).any()
-    )
+    smallest = inputs[0] is not None and (inputs[0] == np.iinfo(inputs[0].dtype).min).any()
+    overflows = inputs[1].dtype.kind == "i" and (inputs[1] == -1).any() and smallest
     if overflows or (inputs[1] == 0).any():
         problem = "overflows" if overflows else "divides whole numbers by zero"
         raise InputError(

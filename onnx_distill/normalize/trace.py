@@ -188,6 +188,16 @@ def declared(model: onnx.ModelProto, value: str) -> onnx.ValueInfoProto | None:
     return onnx.helper.make_tensor_value_info(value, found[0][0], sizes)
 
 
+def check_divisions(model: onnx.ModelProto) -> None:
+    """Raises InputError where whole numbers that come out of shapes are divided by zero, which kills the process (runtime 1.19.2)."""
+    if {"Div", "Mod"} & {node.op_type for node in model.graph.node} and any(n.op_type == "Shape" for n in model.graph.node):
+        graph = Graph(models.without_weights(model))
+        trace = Trace(graph, 1)
+        walk(graph, [trace])
+        for node in graph.nodes:
+            compute.check_division(node, [trace.content(name) for name in node.input])
+
+
 def first_empty(model: onnx.ModelProto) -> str | None:
     """The operator and label of the first node that makes nothing, as where images are smaller than the poolings want."""
     graph = Graph(models.without_weights(model))
