@@ -17,7 +17,7 @@ from onnx_distill.integer_form import integer_form
 from onnx_distill.layer_bits import bits_summary, layer_bits
 from onnx_distill.normalize import normalize_in_place
 from onnx_distill.normalize.batch import require_free
-from onnx_distill.normalize.image_form import as_images
+from onnx_distill.normalize.image_form import as_images, with_float_logits
 from onnx_distill.normalize.prepare import pinned_to, prepare
 from onnx_distill.normalize.trace import first_empty
 from onnx_distill.numerics import IntegerRange
@@ -61,11 +61,11 @@ def image_shape(images: Images) -> tuple[int, ...]:
 
 
 def ready(model: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """The float model normalized for float32 images of the shape [channels, height, width] in batches of any size.
+    """The float model, ending in its logits, normalized for float32 images [channels, height, width] in batches of any size.
 
     Raises InputError where the batch is fixed and cannot be freed, or where images of that shape are too small.
     """
-    made = pinned_to(as_images(prepare(model)), shape)
+    made = pinned_to(with_float_logits(as_images(prepare(model))), shape)
     empty = first_empty(made)
     if empty is not None:
         raise InputError(

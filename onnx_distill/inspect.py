@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from onnx import TensorProto
 
 from onnx_distill import model as models
 from onnx_distill.errors import InputError
+from onnx_distill.floats import held
 from onnx_distill.layer_bits import LayerBits, bits_summary, layer_bits
 from onnx_distill.logits import find_logits, label, value_types
 from onnx_distill.normalize import Rewrite, normalize
@@ -19,7 +19,6 @@ from onnx_distill.provenance import provenance
 from onnx_distill.trainability import Obstacle, find_obstacles, operator
 
 LAST_NODES = 6  # listed for those who must name the logits themselves: enough for Gemm, Reshape, Softmax and what follows
-FLOAT_BYTES = {TensorProto.FLOAT: 4, TensorProto.DOUBLE: 8, TensorProto.FLOAT16: 2, TensorProto.BFLOAT16: 2}
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Inspection:
     logits_reason: str  # why this value, or why there is none
     last_nodes: tuple[str, ...]  # 'Softmax prob -> prob', in graph order
     operators: dict[str, int]  # operator -> nodes in the whole graph, most frequent first
-    parameters: int  # elements of float initializers
+    parameters: int  # floats that it holds: initializers, and those that Constant and ConstantOfShape nodes make
     parameter_bytes: int
     quantized: str | None  # the first quantized node and its operator, None in a float model
     rewrites: tuple[Rewrites, ...]  # what normalize would make of it, so that it can be trained
@@ -71,7 +70,7 @@ def inspect(model: onnx.ModelProto, logits: str | None = None) -> Inspection:
     types = value_types(model)
     found, reason = _logits(model, logits, types)
     quantized = models.quantized_node(model)
-    floats = [tensor for tensor in model.graph.initializer if tensor.data_type in FLOAT_BYTES]
+    parameters, parameter_bytes = held(model)
     rewrites, obstacles, refused, rewritten = _after_rewrites(model, found.name if found else None, quantized is not None)
     return Inspection(
         inputs=tuple(map(_value, models.data_inputs(model))),
@@ -83,8 +82,8 @@ def inspect(model: onnx.ModelProto, logits: str | None = None) -> Inspection:
         logits_reason=reason,
         last_nodes=tuple(f"{n.op_type} {label(n)} -> {', '.join(n.output)}" for n in model.graph.node[-LAST_NODES:]),
         operators=_operators(model),
-        parameters=sum(math.prod(tensor.dims) for tensor in floats),
-        parameter_bytes=sum(math.prod(tensor.dims) * FLOAT_BYTES[tensor.data_type] for tensor in floats),
+        parameters=parameters,
+        parameter_bytes=parameter_bytes,
         quantized=f"{label(quantized)} ({quantized.op_type})" if quantized is not None else None,
         rewrites=rewrites,
         obstacles=obstacles,

@@ -34,7 +34,7 @@ SMALL = 1024  # elements; shape inference reads the contents of small initialize
 def load(source: str | os.PathLike | onnx.ModelProto) -> onnx.ModelProto:
     """The model in a file (external data read in), or a copy of a ModelProto; checked to be a usable ONNX graph.
 
-    Opset 7 and newer, IR 3 to 13; an IR newer than the runtime's is written down as 10. Raises InputError for anything that
+    Opset 7 and newer, IR 3 to 13; an IR newer than the runtime's is written down as 10, and nodes of one name are told apart. Raises InputError for anything that
     is not a whole ONNX model, before memory is spent on what it only claims to hold.
     """
     where = "the given ModelProto" if isinstance(source, onnx.ModelProto) else str(source)
@@ -56,8 +56,18 @@ def _checked(source: str | os.PathLike | onnx.ModelProto, where: str) -> onnx.Mo
     check.check_versions(model, where)
     check.check_tensors(model, where)
     check.check_graph(without_weights(model), where)
+    _name_apart(model)
     check_operands(model, where, correct_shapes(model, without_weights(model), where))
     return model
+
+
+def _name_apart(model: onnx.ModelProto) -> None:
+    """Nodes of one name get others, but for the first: the runtime loads no such model."""
+    taken, seen = {node.name for node in model.graph.node}, {""}
+    for node in model.graph.node:
+        if node.name in seen and node.name:
+            node.name = fresh_name(node.name, taken)
+        seen.add(node.name)
 
 
 def _read(path: Path) -> onnx.ModelProto:

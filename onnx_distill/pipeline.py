@@ -26,7 +26,7 @@ from onnx_distill.export import export
 from onnx_distill.features import choose
 from onnx_distill.logits import MARK, find_logits
 from onnx_distill.model import data_inputs, image_input, producers, replacing, save, shape_of
-from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc
+from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc, logits_back_to
 from onnx_distill.normalize.prepare import constants_of, pinned_to, prepare
 from onnx_distill.normalize.trace import check_divisions
 from onnx_distill.preflight import IMAGES, preflight
@@ -102,7 +102,8 @@ def deployable(
         raise InputError("the student has no quantizers; wanted a QDQ model. Make one with `onnx-distill quantize`.")
     original, logits = like(student, teacher), student.graph.output[0].name
     runs_on = target_of(target or provenance(student).get("target", DEFAULT))
-    made = put_back_tail(back_to(export(student, runs_on, weight_storage), original), original)
+    integers = back_to(export(student, runs_on, weight_storage), original)
+    made = put_back_tail(logits_back_to(integers, original), original)
     origin = provenance(teacher).get("teacher_sha256")
     storage = weight_storage if weight_storage != "int8" else None
     return stamp(made, tool=__version__, teacher_sha256=origin, logits=logits, target=runs_on.name, weight_storage=storage)
@@ -249,7 +250,7 @@ def rows_of(
     batch_sizes: tuple[int, ...] = (1, 64),
 ) -> list[Row]:
     """What `measure` gives, of models whose logits on the images are known."""
-    sizes, forms = _possible(batch_sizes, models), {name: as_images(model) for name, model in models.items()}
+    sizes, forms = _possible(batch_sizes, models), {name: as_images(prepare(model)) for name, model in models.items()}
     timings = latency(forms, image_shape(images), sizes, threads or None) if sizes else {}
     teacher = next(iter(scores.values()))
     rows = []

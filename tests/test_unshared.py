@@ -40,3 +40,10 @@ def test_it_opens_in_an_exact_session(shared):
 def test_once_is_enough_and_what_shares_nothing_is_itself(shared):
     made = with_own_weights(shared)
     assert with_own_weights(made) is made
+
+
+def test_a_student_whose_weights_are_floats_still_opens_too():
+    student = student_of(net(SHARED, FEATURES), target="ort-x86")
+    images = random_images(student)
+    assert np.mean(deployed(student, images)[0] != simulated(student, images)[0]) <= 1e-3
+    assert np.array_equal(simulated(student, images)[0], simulated(with_own_weights(student), images)[0])

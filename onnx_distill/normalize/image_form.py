@@ -1,7 +1,7 @@
 """Images as this project hands them out, float32 [n, channels, height, width], go into any model; and back.
 
-A model that wants other numbers (uint8, float16) or NHWC gets a Cast or a Transpose in front. Law: back_to(as_images(model), model)
-takes what the model takes and computes what it computes.
+A model that wants other numbers (uint8, float16) or NHWC gets a Cast or a Transpose in front, and one that ends in logits of other
+floats a Cast behind. Law: back_to(as_images(model), model) takes what the model takes and computes what it computes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnx_distill import model as models
+from onnx_distill.logits import value_types
 
 TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
@@ -41,6 +42,34 @@ def back_to(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProt
     if now.type.tensor_type.elem_type != wanted.type.tensor_type.elem_type:
         _put_in_front(model, "Cast", to=now.type.tensor_type.elem_type)
         now.type.tensor_type.elem_type = wanted.type.tensor_type.elem_type
+    return model
+
+
+def with_float_logits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model that ends in its logits, which come out as float32 under the same name; itself where they do already."""
+    if model.graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT:
+        return model
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    return _logits_cast(made, TensorProto.FLOAT)
+
+
+def logits_back_to(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """The model itself, which ends in logits of the type that this value of the original has."""
+    logits = model.graph.output[0]
+    known = value_types(original).get(logits.name)
+    wanted = known.type.tensor_type.elem_type if known is not None else logits.type.tensor_type.elem_type
+    return model if wanted == logits.type.tensor_type.elem_type else _logits_cast(model, wanted)
+
+
+def _logits_cast(model: onnx.ModelProto, to: int) -> onnx.ModelProto:
+    logits, taken = model.graph.output[0], models.names(model)
+    inner = models.fresh_name(f"{logits.name}/Cast", taken)
+    for node in model.graph.node:
+        models.rename_values(node, {logits.name: inner})
+    name = models.fresh_name(f"{inner}/node", taken)
+    model.graph.node.append(helper.make_node("Cast", [inner], [logits.name], name, to=to))
+    logits.type.tensor_type.elem_type = to
     return model
 
 

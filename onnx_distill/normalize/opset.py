@@ -133,6 +133,9 @@ def _schema(operator: str, opset: int) -> defs.OpSchema | None:
 
 def _written_out(light: onnx.ModelProto, operators: list[str]) -> onnx.ModelProto:
     wanted = [("", operator) for operator in operators]
+    for node in light.graph.node:
+        if _is_default(node) and node.op_type in operators:
+            _add_defaults(node, models.opset(light))
     for tensor in light.graph.initializer:  # whose types the inliner does not look up
         light.graph.value_info.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     try:
@@ -140,6 +143,14 @@ def _written_out(light: onnx.ModelProto, operators: list[str]) -> onnx.ModelProt
     except (RuntimeError, TypeError) as error:  # TypeError: onnx 1.19 has no such argument
         why = f"{operators[0]} came later and onnx cannot write it out: {first_line(error)}"
         raise InputError(_problem(models.opset(light), why)) from None
+
+
+def _add_defaults(node: onnx.NodeProto, opset: int) -> None:
+    """The attributes that the node leaves out: the inliner makes Constants without a value of them (onnx 1.23)."""
+    schema, given = _schema(node.op_type, opset), {entry.name for entry in node.attribute}
+    for name, known in schema.attributes.items() if schema is not None else ():
+        if known.default_value.name and name not in given:
+            node.attribute.append(known.default_value)
 
 
 def _why_not_older(node: onnx.NodeProto) -> str | None:

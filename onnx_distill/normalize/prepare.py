@@ -1,6 +1,7 @@
 """The images become the one input of a model: listed weights are no inputs, other inputs get constants, height and width are pinned.
 
-Nothing else changes, so that a prepared model computes, bit for bit, what it computed.
+Operators of an opset that the runtime does not know are declared to be of one that it does. Nothing else changes, so that a
+prepared model computes, bit for bit, what it computed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from onnx import TensorProto, numpy_helper
 from onnx_distill import model as models
 from onnx_distill.check import check_tensor
 from onnx_distill.errors import InputError
+from onnx_distill.normalize.opset import NEWEST, to_opset
 from onnx_distill.rows import add_rows
 
 MARK = "onnx_distill.constant."  # metadata of a model that was given a constant for an input, and the input's name
@@ -41,6 +43,8 @@ def prepare(
     models.keep(made.graph.input, lambda value: value.name not in held)
     made.ir_version = max(made.ir_version, OLDEST_IR)
     _free_negative(made)
+    if models.opset(made) > NEWEST:
+        to_opset(made, NEWEST)
     add_rows(made)
     if input_shape is not None:
         _pin(_image(made), input_shape)
