@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import onnx
 
 from onnx_distill.errors import InputError
+from onnx_distill.stand_in import stand_in
 
 # Of C++: length_error and invalid_argument are ValueError, out_of_range is IndexError, bad_alloc is MemoryError.
 FAILURES = (onnx.shape_inference.InferenceError, RuntimeError, ValueError, IndexError, MemoryError)
@@ -33,6 +34,7 @@ def correct_shapes(model: onnx.ModelProto, light: onnx.ModelProto, where: str) -
 def _made(light: onnx.ModelProto, where: str) -> dict[str, onnx.ValueInfoProto]:
     """Value -> type and shape as inferred from the inputs alone."""
     del light.graph.value_info[:]
+    stand_in(light.graph.node)
     for value in light.graph.output:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.ClearField("shape")

@@ -10,6 +10,7 @@ import onnx
 from onnx_distill.errors import InputError, first_line
 from onnx_distill.model import closest, consumers, initializers, producers, without_weights
 from onnx_distill.rows import rows_of
+from onnx_distill.stand_in import stand_in
 
 SOFTMAX = ("Softmax", "LogSoftmax")
 # What exporters put after the Softmax: operators that rename, move, round off or pick from its scores (their first input).
@@ -117,8 +118,10 @@ def value_types(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto] | None =
     Dimensions that inference could only number ('unk__0') are left unnamed. Large weights are left out of it: they say
     nothing about shapes, and with them a model may be more than protobuf can hand over. nodes: in place of the model's own.
     """
+    light = without_weights(model, nodes)
+    stand_in(light.graph.node)
     try:
-        graph = onnx.shape_inference.infer_shapes(without_weights(model, nodes)).graph
+        graph = onnx.shape_inference.infer_shapes(light).graph
     except onnx.shape_inference.InferenceError as error:
         raise InputError(f"the model's shapes cannot be inferred: {first_line(error)}") from None
     types = {value.name: value for value in [*graph.value_info, *graph.input, *graph.output]}

@@ -297,3 +297,11 @@ def test_checker_error_without_words_is_still_one_line(monkeypatch):
     monkeypatch.setattr(onnx.checker, "check_model", wordless)  # onnx 1.23 does it for some damaged files, not at will
     with pytest.raises(InputError, match="not a valid ONNX model: ValidationError"):
         models.load(make_model())
+
+
+def test_nodes_of_one_name_are_told_apart_and_the_first_keeps_it():
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y) { [n] a = Relu(x) [n] b = Neg(a) [n_1] y = Abs(b) }'
+    )
+    assert [node.name for node in models.load(model).graph.node] == ["n", "n_2", "n_1"]
+    assert [node.name for node in model.graph.node] == ["n", "n", "n_1"]

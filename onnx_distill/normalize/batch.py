@@ -1,9 +1,9 @@
 """A batch that the exporter fixed becomes free.
 
 The graph is traced at the fixed batch size and at five times that. A Reshape gets a 0 or -1 where its constant shape has the batch;
-what is joined to images by Concat, and is there once, is expanded to the batch. Then the images' first axis and those of the
-outputs are declared free. That each image still gets its own answer is either plain from the operators (ROWWISE), or seen by
-running three times the batch against three single ones.
+a Resize to sizes goes by scales; what is joined to images by Concat, and is there once, is expanded to the batch. Then the images'
+first axis and those of the outputs are declared free. That each image still gets its own answer is either plain from the operators
+(ROWWISE), or seen by running three times the batch against three single ones.
 Must not fire where the batch is free already, where there are several inputs, or where a node cannot take another batch:
 `require_free` says which.
 """
@@ -20,6 +20,7 @@ from onnx_distill import runtime
 from onnx_distill.errors import InputError, first_line
 from onnx_distill.logits import label
 from onnx_distill.normalize.graph import Graph
+from onnx_distill.normalize.resize import by_scales
 from onnx_distill.normalize.shapes import MEASURING
 from onnx_distill.normalize.trace import Trace, walk
 
@@ -95,7 +96,16 @@ class _Attempt:
     def _visit(self, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
         if node.op_type == "Reshape":
             return self._reshape(node)
+        if node.op_type == "Resize":
+            return self._resize(node)
         return self._concat(node) if node.op_type == "Concat" else None
+
+    def _resize(self, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
+        read, sizes = self.before.shape(node.input[0]), self.before.content(node.input[3]) if len(node.input) > 3 else None
+        if read is None or sizes is None or self._moving(node.input[0]) != [0]:
+            return None
+        made = by_scales(node, read, sizes.tolist(), self.graph)
+        return None if made is None else [made]
 
     def _moving(self, value: str) -> list[int] | None:
         """The axes that grow with the batch; None where the value or its shapes are not known."""

@@ -2,7 +2,7 @@
 
 The graph is traced at two batch sizes. What is the same at both, and comes from shapes or is of whole numbers, becomes an
 initializer; an If whose condition is among it becomes its branch. The shape of a Reshape that differs gets a 0 or -1 where the
-batch is. Another vector of whole numbers that are constant or a multiple of the batch is made anew from the images' shape, by as
+batch is, and a Resize to sizes goes by scales. Another vector of whole numbers that are constant or a multiple of the batch is made anew from the images' shape, by as
 few nodes as that takes (for Expand, Slice, Range, ConstantOfShape). Anything else is left as it is.
 Must not fire where height or width are free, or where there are several inputs: then no shape is known.
 """
@@ -17,6 +17,7 @@ import onnx
 from onnx_distill import model as models
 from onnx_distill.logits import label
 from onnx_distill.normalize.graph import Graph
+from onnx_distill.normalize.resize import by_scales
 from onnx_distill.normalize.trace import Trace, walk
 
 Shape = Optional[Tuple[int, ...]]
@@ -32,7 +33,7 @@ def rewrite(graph: Graph) -> list[str]:
     fixed = models.shape_of(inputs[0])[0]
     one, two = (Trace(graph, fixed if isinstance(fixed, int) else size) for size in (FIRST, SECOND))
     done = walk(graph, [one, two])
-    for fold in (_fold_reshape, _fold_gather):
+    for fold in (_fold_reshape, _fold_gather, _fold_resize):
         done += [label(node) for node in graph.nodes if fold(node, graph, one, two)]
     measured = _measured(graph)
     done += [label(node) for node in graph.nodes if _fold(node, measured, graph, one, two)]
@@ -53,6 +54,21 @@ def _fold_gather(node: onnx.NodeProto, graph: Graph, one: Trace, two: Trace) -> 
     if any(row is None or not shape or not np.array_equal(row.reshape(-1), np.arange(shape[0])) for row, shape in rows):
         return False
     return _put_reshape(node, graph, one, two)
+
+
+def _fold_resize(node: onnx.NodeProto, graph: Graph, one: Trace, two: Trace) -> bool:
+    """A Resize to computed sizes goes by constant scales, the same at both batch sizes."""
+    if node.op_type != "Resize" or len(node.input) < 4 or graph.is_constant(node.input[3]):
+        return False
+    read, made = one.shape(node.input[0]), one.shape(node.output[0])
+    again, made_again = two.shape(node.input[0]), two.shape(node.output[0])
+    if read is None or made is None or again is None or made_again is None:
+        return False
+    same = read[1:] == again[1:] and made[1:] == made_again[1:] and again[0] == made_again[0]
+    new = by_scales(node, read, made, graph) if same else None
+    if new is not None:
+        graph.replace(node, [new])
+    return new is not None
 
 
 def _put_reshape(node: onnx.NodeProto, graph: Graph, one: Trace, two: Trace) -> bool:

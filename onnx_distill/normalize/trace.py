@@ -21,6 +21,7 @@ from onnx_distill.logits import label
 from onnx_distill.normalize import compute
 from onnx_distill.normalize.functions import branch_taken
 from onnx_distill.normalize.graph import Graph
+from onnx_distill.stand_in import stand_in
 
 MOST_ELEMENTS = models.SMALL  # of contents worth knowing: shapes, positions
 ANY = ((5, 224), (7, 320))  # batches, and height and width where they are free: of no interest to any graph
@@ -92,6 +93,7 @@ class Trace:
 
     def _infer(self, node: onnx.NodeProto) -> None:
         model = self._alone(node, {name: self.content(name) for name in _named(node.input)})
+        stand_in(model.graph.node)
         try:
             made = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
         except (onnx.shape_inference.InferenceError, RuntimeError):

@@ -4,7 +4,7 @@ import pytest
 from equal import outputs
 
 from onnx_distill import model as models
-from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc
+from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc, logits_back_to, with_float_logits
 
 KINDS = {
     "uint8": ("uint8[n,2,4,4]", "a = Cast<to = 1>(x) y = ReduceMean<axes = [2,3]>(a)"),
@@ -68,3 +68,15 @@ def test_a_model_in_the_projects_form_is_itself():
 def test_nhwc_is_told_by_its_sizes(shape, wanted):
     text = f'<ir_version: 8, opset_import: ["": 17]> g (float[{shape}] x) => (float[n] y) {{ y = Relu(x) }}'
     assert is_nhwc(onnx.parser.parse_model(text).graph.input[0]) == wanted
+
+
+def test_logits_of_half_floats_come_out_as_floats_and_back():
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float16[n,4] x) => (float16[n,4] y) { a = Neg(x) y = Add(a, x) z = Abs(y) }'
+    model = onnx.parser.parse_model(text)
+    images = {"x": np.ones((2, 4), np.float16)}
+    floats = with_float_logits(model)
+    assert outputs(floats, images)[0].dtype == np.float32 and floats.graph.output[0].name == "y"
+    back = logits_back_to(with_float_logits(model), model)
+    assert outputs(back, images)[0].dtype == np.float16
+    assert np.array_equal(outputs(back, images)[0], outputs(model, images)[0])
+    assert with_float_logits(floats) is floats
