@@ -74,10 +74,10 @@ def test_arithmetic_on_shapes_becomes_constants_for_any_batch(body, left):
     assert shapes.rewrite(Graph(models.load(result))) == []
 
 
-def test_a_batch_in_a_vector_is_read_from_the_images_and_nothing_else():
+def test_sizes_with_the_batch_in_them_become_scales():
     model = parse(RESIZE, more=INTS)
     result = made(model)
-    assert sorted(node.op_type for node in result.graph.node) == ["Concat", "Resize", "Shape"]
+    assert sorted(node.op_type for node in result.graph.node) == ["Resize"]
     for count in (1, 3):
         same_outputs(model, result, images(count))
     assert shapes.rewrite(Graph(models.load(result))) == []
