@@ -9,14 +9,11 @@ Resize, Upsample              of scales that are no size, ConvTranspose with mor
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-if TYPE_CHECKING:
-    from onnx_distill.operands import Operands
+from onnx_distill.seen import Operands
 
 MOST_ROUNDS = 100_000  # of a Loop, those of loops inside it counted; what exporters write counts channels, layers or places
 WHOLE = frozenset(
