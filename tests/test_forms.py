@@ -158,6 +158,10 @@ FORMS = {
 }  # fmt: skip
 
 
+KNOWN = onnx.defs.onnx_opset_version()  # older releases of onnx do not know the newest operators
+FORMS = {name: model for name, model in FORMS.items() if models.opset(model) <= KNOWN}
+
+
 def loaded(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """As the commands load it."""
     (folder / "model.onnx").write_bytes(model.SerializeToString())
