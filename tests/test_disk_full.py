@@ -5,6 +5,7 @@ A limit on the size of files stands for the full disk: below a checkpoint's size
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_cli import onnx_distill
 from test_cli_runs import train
@@ -53,20 +55,20 @@ def test_full_disk_is_one_line_and_the_last_good_checkpoint_is_continued_to_the_
         assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files():
-    """No file may become longer than 4 kB, for one test."""
+    """No file may become longer than 4 kB, pytest's own output included: for one call, and no longer."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_checkpoint_that_finds_no_room_leaves_the_ones_before_it(tmp_path, small_files):
-    import numpy as np
-
+def test_checkpoint_that_finds_no_room_leaves_the_ones_before_it(tmp_path):
     store = StateStore(tmp_path)
     store.save(State(1, {"small": np.zeros(8, np.float32)}, {}))
-    with pytest.raises(InputError, match="File too large. Free space .* --resume goes on from step 1."):
+    with pytest.raises(InputError, match="File too large. Free space .* --resume goes on from step 1."), small_files():
         store.save(State(2, {"large": np.zeros(4096, np.float32)}, {}))
     assert store.newest().step == 1 and os.listdir(tmp_path) == ["step-00000001.ckpt"]
