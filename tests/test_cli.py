@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -437,7 +438,9 @@ def test_a_full_temporary_folder_is_one_line_where_native_code_writes_too(slices
 
 def test_ctrl_c_ends_training_cleanly_and_keeps_the_best_so_far(given, out):
     line = f"{TRAIN} --epochs 1000000 --json".format(given=given, out=out)
-    running = subprocess.Popen(_command(line), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # pytest in the background does not
+    pipe = subprocess.PIPE
+    running = subprocess.Popen(_command(line), stdout=pipe, stderr=pipe, text=True, preexec_fn=listens)
     try:
         while "epoch 3.00" not in running.stderr.readline():
             assert running.poll() is None
