@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from onnx_distill import __version__, pipeline
 from onnx_distill.cli import main
 from onnx_distill.data import open_images
+from onnx_distill.machine import own_target
 from onnx_distill.provenance import data_sha256, file_sha256, provenance, stamp
 
 BODY = """
@@ -54,7 +55,7 @@ def test_the_exported_student_says_where_it_comes_from(folder):
         "tool": __version__,
         "teacher_sha256": hashlib.sha256((folder / "teacher.onnx").read_bytes()).hexdigest(),
         "logits": "logits",
-        "target": "ort-x86",
+        "target": own_target(),
         "weight_bits": "4",
         "activation_bits": "8",
         "calibration": "minmax",
