@@ -388,7 +388,7 @@ def slices(fashion_train, fashion_test, tmp_path_factory) -> Path:
 
 
 def test_run_brings_a_3_bit_student_near_the_teacher_and_prints_json_alone(slices, out):
-    recipe = "--weight-bits 3 --activation-bits 3 --samples 64 --validation 100 --epochs 2 --batch-size 32 --threads 1"
+    recipe = "--target ort-x86 --weight-bits 3 --activation-bits 3 --samples 64 --validation 100 --epochs 2 --batch-size 32 --threads 1"
     result = process(f"run {TEACHER} --data {slices}/train.npz --test-data {slices}/test.npz {recipe} -o {out}/run --json")
     assert result.code == 0, result.err
     before, ptq, distilled = (row["top1"] for row in json.loads(result.out))
