@@ -21,6 +21,7 @@ LARGEST_LOG_CHANGE = 0.1  # of a step in one update: 10 %
 CHUNK = (
     131072  # values updated at a time: they stay in a cache, and threads seldom meet at Python's lock (docs/experiments.md)
 )
+MOST_THREADS = 4  # memory and Python's lock, not cores, are the limit; each has a megabyte to scribble on. Two were measured
 SMALL = 4096  # values; arrays below go together, for a call of numpy costs as much as a thousand of its additions
 
 Chunk = Tuple[slice, np.ndarray, np.ndarray]  # part of its group, values, gradient
@@ -131,14 +132,14 @@ class Optimizer:
     """
 
     def __init__(self, parameters: dict[str, np.ndarray], weights, biases, steps, config: TrainConfig):
-        """config.threads of them share the work; 0: one a core."""
+        """config.threads of them share the work, but at most MOST_THREADS; 0: one a core."""
         self.config = config
         self.groups = {
             kind: Group({name: parameters[name] for name in chosen})
             for kind, chosen in (("weights", weights), ("biases", biases), ("steps", steps))
         }
         self.rules = {kind: self._rule(kind, group.size) for kind, group in self.groups.items()}
-        threads = config.threads or os.cpu_count() or 1
+        threads = min(config.threads or os.cpu_count() or 1, MOST_THREADS)
         self._scratch = [np.empty((2, CHUNK), np.float32) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(max(1, threads - 1))  # starts a thread when there is work for it
 
