@@ -1,4 +1,4 @@
-"""Kills one short run at random moments, kill -9, and continues it each time: all must end in the same bytes.
+"""Kills one short run at a random moment, kill -9, and continues it, many times: all must end in the same bytes.
 
 python scripts/kills.py 100 [SEED]     needs data/ (make data); prints how many of the runs ended alike
 """
@@ -31,33 +31,39 @@ def digest(run: Path) -> str:
     ).hexdigest()
 
 
+def was_killed(line: list[str], moment: float) -> bool:
+    """Whether the run was killed after `moment` seconds; it may have ended before."""
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        process.wait(moment)
+        return False
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+
+
 def main(kills: int, seed: int) -> int:
     folder, rng = Path(tempfile.mkdtemp(prefix="kills-")), random.Random(seed)
-    student = folder / "s.onnx"
+    student, run = folder / "s.onnx", folder / "cut"
     line = f"quantize {TEACHER} --data {TRAIN} --weight-bits 4 --activation-bits 4 --samples 64 -o {student}"
     subprocess.run([sys.executable, "-m", "onnx_distill", *line.split()], check=True, capture_output=True)
     started = time.monotonic()
     subprocess.run(command(student, folder / "whole"), check=True, capture_output=True)
-    seconds, wanted, alike, killed = time.monotonic() - started, digest(folder / "whole"), 0, 0
+    seconds, wanted, killed = time.monotonic() - started, digest(folder / "whole"), 0
     while killed < kills:
-        run, process = folder / "cut", None
         shutil.rmtree(run, ignore_errors=True)
-        while True:  # killed again and again until it gets through
-            process = subprocess.Popen(
-                command(student, run, "--resume"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            try:
-                process.wait(rng.uniform(0, 1.1 * seconds) if killed < kills else None)
-                break
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                killed += 1
-        alike += process.returncode == 0 and digest(run) == wanted
-        print(f"{killed} kills so far; this run ended {'alike' if digest(run) == wanted else 'OTHERWISE'}", flush=True)
+        if not was_killed(command(student, run), moment := rng.uniform(0, seconds)):
+            continue
+        written = sorted(path.name for path in run.glob("checkpoints/*"))
+        subprocess.run(command(student, run, "--resume"), check=True, capture_output=True)
+        killed += 1
+        print(f"{killed}: killed after {moment:.1f} s, {len(written)} checkpoints were there", flush=True)
         if digest(run) != wanted:
+            print(f"this one ended otherwise; it is in {folder}")
             return 1
-    print(f"{killed} kills, {alike} runs, all ended in the bytes of the run that was not interrupted ({seconds:.1f} s)")
+    shutil.rmtree(folder)
+    print(f"{killed} runs killed and continued, all ended in the bytes of the run that was not interrupted ({seconds:.1f} s)")
     return 0
 
 
