@@ -44,7 +44,7 @@ def calibrated(model: onnx.ModelProto, images: Images, config: QuantizeConfig, t
     Height and width that the model leaves free are pinned to the images' own.
     """
     prepared = with_quantizable_opset(with_node_names(ready(model, image_shape(images))))
-    prepared = integer_form(prepared, config.exclude)
+    prepared = integer_form(prepared, config.exclude, bool(config.symmetric))
     values = [site.value for site in plan(prepared, config).activations]
     found = calibrate(prepared, values, lambda: (batch.images for batch in batches(images, BATCH)), threads or None)
     return Calibrated(prepared, found, len(images))

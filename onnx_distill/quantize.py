@@ -18,6 +18,7 @@ from onnx_distill.model import array, attribute, data_inputs, fresh_name, initia
 from onnx_distill.normalize import opset as opsets
 from onnx_distill.placement import ActivationSite, Plan, WeightSite
 from onnx_distill.qdq import Quantizer
+from onnx_distill.ties import avoid_ties
 
 FINE = 64  # steps on either side of 0: the largest weight decides, for clipping it would cost more than it gains
 OLDEST_IR = 8  # initializers need not be graph inputs
@@ -38,6 +39,7 @@ def quantize(
     quantizers = [*weights, *activations.values(), *shared]
     _check_names(model, quantizers)
     _insert(made, quantizers)
+    avoid_ties(made)
     for site in plan.activations:
         _absorb(made, site, activations[site.value])
     _keep_output_names(made, {q.source: q for q in quantizers})

@@ -62,7 +62,7 @@ def random_images(model: onnx.ModelProto, count: int = 16, seed: int = 1) -> np.
 def student_of(model: onnx.ModelProto, **choices) -> onnx.ModelProto:
     """The QDQ form, calibrated by the smallest and largest values on random images."""
     config = QuantizeConfig(**choices)
-    prepared = integer_form(with_quantizable_opset(model), config.exclude)
+    prepared = integer_form(with_quantizable_opset(model), config.exclude, bool(config.symmetric))
     sites = plan(prepared, config)
     found = calibrate(prepared, [site.value for site in sites.activations], [random_images(model)], threads=1)
     ranges = {s.value: choose_range(found[s.value], "minmax", s.integers, config.symmetric) for s in sites.activations}

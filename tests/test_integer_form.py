@@ -5,19 +5,25 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from graphs import CONV, FEATURES, IMAGES, net, random_images, relative_error, simulated
+from graphs import CONV, FEATURES, IMAGES, net, random_images, relative_error, simulated, student_of
 
+from onnx_distill import qdq
+from onnx_distill.evaluate import with_output
 from onnx_distill.integer_form import integer_form
-from onnx_distill.model import array, initializers
+from onnx_distill.model import array, initializers, producers
 
 VECTOR = np.float32([1, -2, 0.5, 3])
 GATED = "h = HardSwish(a) y = Conv(h, w2, b2)"
 FIRES = {  # nodes, operators afterwards
-    "HardSwish": (CONV + GATED, "Conv Add Clip Mul Conv"),
-    "HardSwish behind a Conv without bias": ("a = Conv(x, w) " + GATED, "Conv Add Clip Mul Conv"),
-    "HardSwish behind a Gemm": ("r = Flatten(x) g = Gemm(r, big, b2) y = HardSwish(g)", "Reshape Gemm Add Clip Mul"),
+    "HardSwish": (CONV + GATED, "Conv Clip Add Clip Mul Conv"),
+    "HardSwish behind a Conv without bias": ("a = Conv(x, w) " + GATED, "Conv Clip Add Clip Mul Conv"),
+    "HardSwish behind a Gemm": ("r = Flatten(x) g = Gemm(r, big, b2) y = HardSwish(g)", "Reshape Gemm Clip Add Clip Mul"),
     "HardSigmoid": (CONV + "y = HardSigmoid<alpha = 0.3, beta = 0.6>(a)", "Conv Clip"),
     "HardSigmoid behind a Conv without bias": ("a = Conv(x, w) y = HardSigmoid(a)", "Conv Clip"),
+    "a gate in parts": (
+        CONV + "s = Add(a, half) g = Clip(s, zero, six) m = Mul(g, a) y = Conv(m, w2, b2)",
+        "Conv Clip Add Clip Mul Conv",
+    ),
     "Mul by channel": (CONV + "y = Mul(a, gain)", "Conv Conv"),
     "Mul by channel from the left": (CONV + "y = Mul(three, a)", "Conv Conv"),
     "Mul and Add by channel": (CONV + "m = Mul(a, gain) s = Add(three, m) y = Relu(s)", "Conv Conv Relu"),
@@ -34,6 +40,13 @@ FIRES = {  # nodes, operators afterwards
     ),
 }
 STAYS = {
+    "a gate that is no gate: it opens above 0": CONV
+    + "s = Add(a, minus) g = Clip(s, zero, six) m = Mul(a, g) y = Conv(m, w2, b2)",
+    "a gate that lets some of everything through": CONV
+    + "s = Add(a, half) g = Clip(s, half, six) m = Mul(a, g) y = Conv(m, w2, b2)",
+    "a gate beside another reader": CONV + "s = Add(a, half) g = Clip(s, zero, six) m = Mul(a, g) y = Add(m, a)",
+    "a gate of another value": CONV
+    + "c = Conv<pads = [1, 1, 1, 1]>(a, w2, b2) s = Add(c, half) g = Clip(s, zero, six) y = Mul(a, g)",
     "HardSwish whose input another node reads": CONV + "h = HardSwish(a) y = Add(a, h)",
     "HardSwish of an image": "y = HardSwish(x)",
     "HardSwish behind computed weights": "k = Abs(w) a = Conv(x, k) y = HardSwish(a)",
@@ -110,6 +123,30 @@ def test_names_of_kept_nodes_and_of_outputs_stay_and_changed_weights_get_new_one
 def test_excluded_nodes_stay_and_so_does_what_would_change_them(pattern):
     model = net("[stem] a = Conv(x, w, b) [gate] h = HardSwish(a) y = Conv(h, w2, b2)")
     assert kinds(integer_form(model, (pattern,))) == "Conv HardSwish Conv"
+
+
+def test_what_a_gate_closes_is_cut_off_but_where_zero_is_the_middle_of_the_range():
+    """Where it is, the Clip could not be absorbed and would keep the layer in floats."""
+    model = net(CONV + GATED)
+    assert kinds(integer_form(model, symmetric=True)) == "Conv Add Clip Mul Conv"
+    made = integer_form(model)
+    assert array(initializers(made)[made.graph.node[1].input[1]]) == np.float32(-np.sqrt(1.5))
+
+
+def test_a_gate_lends_its_range_to_what_it_lets_through():
+    """Of values down to -10 those above -sqrt(3/2) have all 255 steps."""
+    student = student_of(net(CONV + GATED, b=np.float32([-10, -10, 0, 0])))
+    q = next(q for q in qdq.find(student) if q.source.endswith("/scaled"))
+    constants = initializers(student)
+    assert -float(array(constants[q.scale])) * int(array(constants[q.zero_point])) == pytest.approx(-np.sqrt(1.5), rel=0.01)
+
+
+def test_no_value_that_a_rewrite_scaled_keeps_the_name_of_the_teachers():
+    model = net(CONV + GATED)
+    made, images = integer_form(model), random_images(model)
+    for name in producers(model).keys() & producers(made).keys():
+        ours, theirs = (simulated(with_output(each, name), images)[-1] for each in (made, model))
+        np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=2e-6)
 
 
 def test_a_weight_that_another_layer_reads_keeps_its_values_there():

@@ -11,22 +11,26 @@ from typing import Iterable
 
 import onnx
 
-from onnx_distill.integer_form import bounds_first, channel_scale, flatten, hard_gates
+from onnx_distill.integer_form import bounds_first, channel_scale, closed_gates, flatten, hard_gates
 from onnx_distill.model import prune
 from onnx_distill.normalize.graph import Graph
 
 # Each has OPS, the operators that it looks at; find(node, graph) -> the nodes that it would change beside this one, or None where it must
-# not fire; and rewrite(node, *others, graph), which replaces them in the graph.
-REWRITES: tuple[ModuleType, ...] = (hard_gates, channel_scale, flatten, bounds_first)
+# not fire; and rewrite(node, *others, graph), which replaces them in the graph. Those in ASYMMETRIC want zero points that are free.
+REWRITES: tuple[ModuleType, ...] = (hard_gates, closed_gates, channel_scale, flatten, bounds_first)
+ASYMMETRIC = frozenset([closed_gates])
 
 
-def integer_form(model: onnx.ModelProto, exclude: Iterable[str] = ()) -> onnx.ModelProto:
-    """A copy with the same inputs and outputs, equal to float32 rounding. Nodes whose names fit a pattern of `exclude` stay."""
+def integer_form(model: onnx.ModelProto, exclude: Iterable[str] = (), symmetric: bool = False) -> onnx.ModelProto:
+    """A copy with the same inputs and outputs, equal to float32 rounding. Nodes whose names fit a pattern of `exclude` stay.
+
+    symmetric: activations will have a zero point of 0.
+    """
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph = Graph(made)
     kept = {node.name for pattern in exclude for node in graph.nodes if fnmatch.fnmatch(node.name, pattern)}
-    for rule in REWRITES:
+    for rule in (rule for rule in REWRITES if not symmetric or rule not in ASYMMETRIC):
         for node in graph.nodes:
             others = rule.find(node, graph) if node.op_type in rule.OPS and node.domain in ("", "ai.onnx") else None
             if others is not None and not kept.intersection(other.name for other in (node, *others)):

@@ -36,11 +36,11 @@ def find(node: onnx.NodeProto, graph: Graph) -> tuple[onnx.NodeProto] | None:
 
 def rewrite(node: onnx.NodeProto, maker: onnx.NodeProto, graph: Graph) -> None:
     if node.op_type == "HardSigmoid":
-        _scale(maker, attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5), graph)
-        graph.replace(node, [_clip(node.input[0], 1.0, node, graph, node.output[0])])
+        u = _scale(maker, attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5), graph)
+        graph.replace(node, [_clip(u, 1.0, node, graph, node.output[0])])
         return
-    root, u = math.sqrt(6.0), node.input[0]
-    _scale(maker, 1 / root, 0.0, graph)
+    root = math.sqrt(6.0)
+    u = _scale(maker, 1 / root, 0.0, graph)
     moved = graph.node("Add", [u, _number(root / 2, node, graph)], node)
     gate = _clip(moved.output[0], root, node, graph)
     graph.replace(node, [moved, gate, graph.node("Mul", [u, gate.output[0]], node, output=node.output[0])])
@@ -54,8 +54,8 @@ def _number(value: float, node: onnx.NodeProto, graph: Graph) -> str:
     return graph.add_constant(np.array(value, np.float32), f"{node.name}/constant")
 
 
-def _scale(maker: onnx.NodeProto, factor: float, offset: float, graph: Graph) -> None:
-    """The maker's result becomes factor * result + offset."""
+def _scale(maker: onnx.NodeProto, factor: float, offset: float, graph: Graph) -> str:
+    """The maker's result becomes factor * result + offset, under a name of its own: the old one is the teacher's, of other values."""
     weight, bias = maker.input[1], maker.input[2] if len(maker.input) > 2 else ""
     values, old = graph.constant(weight), graph.constant(bias) if bias else None
     assert values is not None  # by find
@@ -64,4 +64,7 @@ def _scale(maker: onnx.NodeProto, factor: float, offset: float, graph: Graph) ->
     inputs = [maker.input[0], graph.add_constant(values * np.float32(factor), weight)]
     if bias or offset:
         inputs.append(graph.add_constant(np.float32(factor) * old + np.float32(offset), bias or f"{weight}/bias"))
-    graph.replace(maker, [graph.changed(maker, inputs)])
+    scaled = graph.changed(maker, inputs)
+    scaled.output[0] = graph.fresh(f"{maker.output[0]}/scaled")
+    graph.replace(maker, [scaled])
+    return scaled.output[0]
