@@ -63,7 +63,7 @@ def main(kills: int, seed: int) -> int:
             print(f"this one ended otherwise; it is in {folder}")
             return 1
     shutil.rmtree(folder)
-    print(f"{killed} runs killed and continued, all ended in the bytes of the run that was not interrupted ({seconds:.1f} s)")
+    print(f"{killed} runs killed and continued: all ended in the bytes of the one that was not, which took {seconds:.1f} s")
     return 0
 
 

@@ -11,6 +11,7 @@ from onnx_distill.lower.depthwise import lower_depthwise
 from onnx_distill.lower.identities import lower_identities
 from onnx_distill.lower.inner_products import lower_inner_products
 from onnx_distill.lower.layouts import lower_layouts
+from onnx_distill.lower.masks import lower_masks
 from onnx_distill.lower.nodes import value_shapes
 from onnx_distill.lower.quantizers import lower_quantizers
 from onnx_distill.lower.small_images import lower_small_images
@@ -31,5 +32,5 @@ def lower(training: onnx.ModelProto, student: FakeQuantModel, batch_size: int | 
     made = lower_dense(made, shapes, block)
     if block:
         made = lower_strided(made, shapes, block)
-    made = lower_taps(made, shapes, block)
+    made = lower_masks(lower_taps(made, shapes, block), shapes)
     return lower_layouts(made, shapes, block) if block else made
