@@ -13,6 +13,7 @@ from onnx_distill import fake_quant, runtime
 from onnx_distill.config import DistillConfig
 from onnx_distill.lower import blocked, lower
 from onnx_distill.lower.depthwise import lower_depthwise
+from onnx_distill.lower.identities import lower_identities
 from onnx_distill.lower.nodes import value_shapes
 from onnx_distill.model import attribute
 
@@ -111,6 +112,18 @@ def test_lower_does_not_change_its_argument(tiny_student, training_graph, tmp_pa
     student = tiny_student()
     lower(training, fake_quant.fake_quantized(student, ()), BATCH)
     assert training.SerializeToString(deterministic=True) == before
+
+
+def test_copies_are_taken_out_and_outputs_keep_their_names():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y, float[2] z) {
+        a = Identity(x)  b = Sum(a)  c = Sum(b, x)  y = Neg(c)  z = Sum(b)
+    }""")
+    made = lower_identities(model)
+    assert [(node.op_type, *node.input, *node.output) for node in made.graph.node] == [
+        ("Sum", "x", "x", "c"),
+        ("Neg", "c", "y"),
+        ("Sum", "x", "z"),
+    ]
 
 
 # ---- the blocked layout

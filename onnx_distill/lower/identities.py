@@ -1,4 +1,4 @@
-"""Identity nodes of a training model taken out: what reads the copy reads the original."""
+"""Nodes of a training model that copy a value taken out: what reads the copy reads the original. Identity, and a Sum of one value."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from onnx_distill.lower.nodes import Constants, with_nodes
 
 
 def lower_identities(training: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the training model without Identity nodes, save those that give a graph output its name."""
+    """A copy of the training model without copying nodes, save those that give a graph output its name."""
     outputs = {value.name for value in training.graph.output}
     original: dict[str, str] = {}
     nodes = []
     for node in training.graph.node:
         inputs = [original.get(name, name) for name in node.input]
-        if node.op_type == "Identity" and node.output[0] not in outputs:
+        copies = node.op_type == "Identity" or (node.op_type == "Sum" and len(inputs) == 1)
+        if copies and node.output[0] not in outputs:
             original[node.output[0]] = inputs[0]
             continue
         copy = onnx.NodeProto.FromString(node.SerializeToString())
