@@ -158,7 +158,7 @@ def train_model(
         run = RunFolder(path, resume)
         watch = watch.also(run.step, run.evaluation)
         made = pipeline.distill(student, teacher, images, count, distillation, training, watch, run.store, also_teachers)
-    if not made.interrupted:
+    if made.finished:
         run.finish()
     return made
 
@@ -239,6 +239,6 @@ def run_pipeline(
             also_teachers,
             budget,
         )
-    if not made.trained.interrupted:
+    if made.trained.finished:
         run.finish()
     return made

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Callable, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import onnx
@@ -21,30 +20,23 @@ from onnx_distill.data import Given, Images, Preprocess, images_from, split
 from onnx_distill.data.preprocess import METADATA_KEY
 from onnx_distill.ensemble import agreed_logits
 from onnx_distill.errors import InputError
-from onnx_distill.evaluate import Evaluation, evaluate, latency, predict, top_k, with_output
+from onnx_distill.evaluate import evaluate, latency, predict, top_k, with_output
 from onnx_distill.export import export
 from onnx_distill.features import choose
 from onnx_distill.logits import MARK, find_logits
-from onnx_distill.model import data_inputs, image_input, producers, replacing, save, shape_of
+from onnx_distill.model import data_inputs, image_input, producers, save, shape_of
 from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc, logits_back_to
 from onnx_distill.normalize.prepare import constants_of, pinned_to, prepare
 from onnx_distill.normalize.trace import check_divisions
 from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.provenance import data_sha256, provenance, stamp
 from onnx_distill.qdq import is_quantized
+from onnx_distill.result import Row, write_result
 from onnx_distill.state import StateStore
 from onnx_distill.targets import DEFAULT, target_of
 from onnx_distill.train import Checkpoint, Progress, Trained, check_fit, train
 from onnx_distill.verify.agree import Verification, logits_value, verify
 from onnx_distill.verify.environments import Runtime
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the result: a name and what was measured."""
-
-    name: str
-    measured: Evaluation
 
 
 @dataclass(frozen=True)
@@ -291,6 +283,11 @@ def verified(
     return verify(shipped, runtimes, images, theirs, simulation, bound, trace, threads, tell)
 
 
+def choices(quantization: QuantizeConfig, loss: DistillConfig, config: TrainConfig) -> dict[str, Any]:
+    """What result.json says that the models were made with."""
+    return {"quantize": asdict(quantization), "distill": asdict(loss), "train": asdict(config)}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The student's file, what was measured on the test images, the logits behind that (by row), and how it was trained."""
@@ -352,8 +349,5 @@ def run(
     models = {"float": teacher, "PTQ": deployable(student, teacher, None, weight_storage), "distilled": result}
     scores = scores_of(models, test_images, config.threads, float_model.graph.output[0].name)
     rows = rows_of(models, scores, test_images, config.threads)
-    configs = {"quantize": asdict(quantization), "distill": asdict(loss), "train": asdict(config)}
-    summary = {"config": configs, "rows": [{"name": row.name, **asdict(row.measured)} for row in rows]}
-    with replacing(folder / "result.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1))
+    write_result(folder, rows, choices(quantization, loss, config))
     return Outcome(exported, rows, scores, trained)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_distill.pipeline import Row
+from onnx_distill.result import Row
 
 
 def table(rows: list[Row]) -> str:

@@ -16,6 +16,7 @@ from onnx_distill.tensorboard import FOLDER, Board
 from onnx_distill.train import Checkpoint, Progress
 
 CONFIG, LOG, CHECKPOINTS = "config.yaml", "log.jsonl", "checkpoints"
+TRAINED, FACTS = "trained.qdq.onnx", "trained.json"  # the best student, and what says that it is the last word: finished.py
 
 
 class RunFolder:
@@ -48,16 +49,17 @@ class RunFolder:
         self._config = command, options
 
     def begin(self) -> None:
-        """The run goes: its configuration is written, once."""
+        """The run goes: its configuration is written, once; what a run before it came to no longer counts."""
         if self._config is not None:
             command, options = self._config
+            (self.path / FACTS).unlink(missing_ok=True)
             self._keep_log_until(self._resumed)
             write_settings(self.path / CONFIG, options, f"onnx-distill {command} --config {CONFIG}")
             self._config = None
 
     def step(self, progress: Progress) -> None:
         self._step = progress.step
-        if progress.step % self.log_every == 0 or progress.step == progress.steps:
+        if progress.step % self.log_every == 0 or progress.step in (1, progress.steps):
             self._log(step=progress.step, images=progress.images, loss=progress.loss, learning_rate=progress.learning_rate)
             if self._board is not None:
                 self._board.step(progress)

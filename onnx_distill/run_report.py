@@ -26,19 +26,20 @@ from onnx_distill.model import load, replacing
 from onnx_distill.numerics import log_softmax
 from onnx_distill.page import Answer, Disagreement, Partings, Report, to_html, to_json
 from onnx_distill.provenance import provenance
-from onnx_distill.run_folder import read_log, student_file
+from onnx_distill.result import Row
+from onnx_distill.run_folder import TRAINED, read_log, student_file
 
 COMPARED, BATCH = 256, 32  # images that noise is measured on: sums over all their activations hardly move after that
 SHOWN, PAIRS = 12, 10  # images on which teacher and student part; exchanges of answers
 MOST_CLASSES = 200  # of a confusion that a file should hold
-TRAINED, VERIFIED = "trained.qdq.onnx", "verify.json"
+PAGE, VERIFIED = "report.html", "verify.json"
 
 
 @dataclass(frozen=True)
 class Measured:
     """Rows of the result, the logits behind each (by its name; the teacher first, the student last), on which images."""
 
-    rows: list[pipeline.Row]
+    rows: list[Row]
     scores: dict[str, np.ndarray]
     images: Images
     said: str  # which images they are
@@ -101,11 +102,11 @@ def report_of(
 
 def write_report(report: Report, folder: Path) -> Path:
     """report.json and report.html in the folder; the path of the page. Raises InputError where matplotlib is missing."""
-    for name, text in (("report.json", to_json), ("report.html", to_html)):
+    for name, text in (("report.json", to_json), (PAGE, to_html)):
         made = text(report)
         with replacing(folder / name) as temporary:
             temporary.write_text(made, encoding="utf-8")
-    return folder / "report.html"
+    return folder / PAGE
 
 
 def _subtitle(origin: dict[str, str], config: dict[str, Any]) -> str:

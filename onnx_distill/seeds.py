@@ -1,6 +1,6 @@
 """One training with several seeds: each in a folder of its own, all judged by the same held-out images, the best one kept.
 
-A seed that is done leaves trained.qdq.onnx and, written last, trained.json; a run that is continued takes it from there.
+A seed that is done leaves its student and a word on it (finished.py); a run that is continued takes it from there.
 """
 
 from __future__ import annotations
@@ -12,19 +12,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Callable
 
-import onnx
-
 from onnx_distill import model as models
 from onnx_distill.config import TrainConfig
-from onnx_distill.errors import InputError
-from onnx_distill.model import replacing
+from onnx_distill.finished import finished, leave_facts
 from onnx_distill.pipeline import Watch
-from onnx_distill.run_folder import CONFIG, LOG, RunFolder, made_folder
-from onnx_distill.settings import read_settings
+from onnx_distill.run_folder import FACTS, LOG, TRAINED, RunFolder, made_folder
 from onnx_distill.state import StateStore
 from onnx_distill.train import Checkpoint, Trained
 
-STUDENT, FACTS = "trained.qdq.onnx", "trained.json"
 Distill = Callable[[TrainConfig, Watch, StateStore], Trained]
 
 
@@ -44,18 +39,25 @@ class Seeds:
         """The seed with the highest score; of equal ones the first."""
         return max(self.scores, key=lambda seed: self.scores[seed])
 
+    @property
+    def result(self) -> Trained:
+        """The training of the best seed, unfinished where that of any seed is."""
+        every = self.trained.values()
+        unfinished = any(one.interrupted for one in every), any(one.out_of_time for one in every)
+        return replace(self.trained[self.best], interrupted=unfinished[0], out_of_time=unfinished[1])
+
     def facts(self) -> dict[str, Any]:
         """For JSON: each seed's score, the best seed, median, lowest and highest score."""
         scores = self.scores
         spread = {"median": median(scores.values()), "lowest": min(scores.values()), "highest": max(scores.values())}
         return {"scores": {str(seed): score for seed, score in scores.items()}, "seed": self.best, **spread}
 
-    def __str__(self) -> str:
-        low, high = min(self.scores.values()), max(self.scores.values())
-        return (
-            f"seed {self.best} is the best of {len(self.trained)}: median {100 * median(self.scores.values()):.2f} %, "
-            f"{100 * low:.2f} to {100 * high:.2f} % on held-out images"
-        )
+
+def told_of_seeds(facts: dict[str, Any]) -> str:
+    """The line that says which seed is the best, and how far the others are from it."""
+    low, middle, high = (f"{100 * facts[name]:.2f}" for name in ("lowest", "median", "highest"))
+    many = len(facts["scores"])
+    return f"seed {facts['seed']} is the best of {many}: median {middle} %, {low} to {high} % on held-out images"
 
 
 def train_seeds(
@@ -84,12 +86,11 @@ def train_seeds(
             config, seed=seed, split_seed=config.held_out_seed, preflight=config.preflight and not done, profile=""
         )
         own = {**options, "seed": seed, "split_seed": config.held_out_seed, "output": str(place.path)}
-        found = _kept(place.path, own) if resume else None
-        if found is None:
+        before = finished(place.path, own) if resume else None
+        if before is None:
             watch.stage(f"seed {seed}")
             place.write_config(command, own)
-            found = _trained(distill, alone, watch, place, folder)
-        done[seed] = found
+        found = done[seed] = before.trained if before else _trained(distill, alone, watch, place, folder)
         if found.stopped:
             watch.warning(f"seed {seed} stopped: {found.stopped}")
         if found.interrupted:
@@ -106,29 +107,16 @@ def _trained(distill: Distill, config: TrainConfig, watch: Watch, place: RunFold
         place.evaluation(checkpoint)
 
     with made_folder(place.path):
-        (place.path / FACTS).unlink(missing_ok=True)
         found = distill(config, watch.also(place.step, evaluation), place.store)
-        if not found.interrupted:
-            _keep(place, found)
+        if found.finished:
+            models.save(found.best.student, place.path / TRAINED)
+            leave_facts(place.path, found)
+            place.finish()
     return found
 
 
-def _keep(folder: RunFolder, trained: Trained) -> None:
-    models.save(trained.best.student, folder.path / STUDENT)
-    facts = {name: getattr(trained, name) for name in ("scores", "images", "step_seconds", "stopped")}
-    with replacing(folder.path / FACTS) as temporary:
-        temporary.write_text(json.dumps({**facts, "score": trained.best.score, "epoch": trained.best.epoch}))
-    folder.finish()
-
-
-def _kept(folder: Path, options: dict[str, Any]) -> Trained | None:
-    """What a seed that was done came to; None for one that was not."""
-    if not (folder / FACTS).is_file():
-        return None
-    before = read_settings(folder / CONFIG, list(options))
-    if {**before, "output": ""} != {**options, "output": ""}:
-        raise InputError(f"{folder} was trained with other options; repeat the same command, or choose another folder.")
-    facts = json.loads((folder / FACTS).read_text())
-    best = Checkpoint(onnx.load(str(folder / STUDENT)), facts["score"], facts["epoch"])
-    scores = tuple((epoch, score) for epoch, score in facts["scores"])
-    return Trained(best, scores, facts["images"], facts["step_seconds"], False, facts["stopped"])
+def best_so_far(folder: Path) -> Path | None:
+    """The folder of the best of the seeds that are done; None where there are none."""
+    done = sorted(folder.glob(f"seed-*/{FACTS}"))
+    scores = {path.parent: json.loads(path.read_text(encoding="utf-8"))["score"] for path in done}
+    return max(scores, key=lambda path: scores[path]) if scores else None

@@ -18,8 +18,8 @@ else:
     import tomli as tomllib
 
 
-def read_settings(path: str | os.PathLike, known: list[str]) -> dict[str, Any]:
-    """Option name (with underscores, without dashes) -> value. `known`: the names that the command has.
+def read_settings(path: str | os.PathLike, known: list[str] | None = None) -> dict[str, Any]:
+    """Option name (with underscores, without dashes) -> value. `known`: the names that the command has; None: any will do.
 
     Names may be written with dashes. Raises InputError for a file that cannot be read, is no mapping, or has unknown names.
     """
@@ -28,7 +28,7 @@ def read_settings(path: str | os.PathLike, known: list[str]) -> dict[str, Any]:
         raise InputError(f"{path} holds {type(found).__name__}; wanted `option: value` lines.")
     settings = {str(name).replace("-", "_"): value for name, value in found.items()}
     for name in settings:
-        if name not in known:
+        if known is not None and name not in known:
             raise InputError(f"{path} has {name!r}, no option of this command{closest(name, known)}")
     return {name: value for name, value in settings.items() if value is not None}
 

@@ -55,7 +55,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Trained:
-    """The best student and how it came about; step_seconds excludes evaluation. stopped: why it ended early, or ''."""
+    """The best student and how it came about; step_seconds excludes evaluation. stopped: why it ended early, or ''.
+
+    interrupted (by Ctrl-C) and out_of_time (config.max_minutes): there is something left to train, which its checkpoints continue.
+    """
 
     best: Checkpoint
     scores: tuple[tuple[float, float], ...]  # (epoch, score)
@@ -63,6 +66,11 @@ class Trained:
     step_seconds: float
     interrupted: bool
     stopped: str = ""
+    out_of_time: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return not self.interrupted and not self.out_of_time
 
     @property
     def images_per_second(self) -> float:
@@ -136,7 +144,7 @@ def train(
         _check_recipe(found, recipe)
         record = _restored(found, optimizer, average)
     good = _state(record, optimizer, average)
-    interrupted, stopped, began = False, "", time.monotonic()
+    interrupted, out_of_time, stopped, began = False, False, _no_better(record, config), time.monotonic()
     try:
         while record.done < steps and not stopped:
             number, started, loss = record.done + 1, time.perf_counter(), 0.0
@@ -177,13 +185,18 @@ def train(
                 good = _state(record, optimizer, average)
                 if store is not None:
                     store.save(good)
-            stopped = _enough(record, config, time.monotonic() - began)
+            stopped = _no_better(record, config)
+            late = bool(config.max_minutes) and time.monotonic() - began > 60 * config.max_minutes
+            if late and record.done < steps and not stopped:
+                stopped, out_of_time = f"{config.max_minutes:g} minutes are over", True
+                if store is not None:
+                    store.save(_state(record, optimizer, average))
     except KeyboardInterrupt:
         interrupted = True
     recording.finish(step)
     best = Checkpoint(_best_student(student, record), record.best_score, record.best_epoch)
     trained_images = record.done * config.accumulate * batch_size
-    return Trained(best, tuple(record.scores), trained_images, record.seconds, interrupted, stopped)
+    return Trained(best, tuple(record.scores), trained_images, record.seconds, interrupted, stopped, out_of_time)
 
 
 def _check_sizes(images: Images, batches: int, config: TrainConfig) -> None:
@@ -231,12 +244,10 @@ def _best_student(student: onnx.ModelProto, record: _Record) -> onnx.ModelProto:
     return with_parameters(student, record.best) if record.best_epoch else student
 
 
-def _enough(record: _Record, config: TrainConfig, seconds: float) -> str:
+def _no_better(record: _Record, config: TrainConfig) -> str:
     """Why to stop early, or ''."""
     if config.patience and record.misses >= config.patience:
         return f"no better score in {record.misses} evaluations"
-    if config.max_minutes and seconds > 60 * config.max_minutes:
-        return f"{config.max_minutes:g} minutes are over"
     return ""
 
 

@@ -95,6 +95,15 @@ def test_log_has_a_line_a_step_and_each_evaluation(files, tmp_path):
     assert [line["epoch"] for line in lines if "epoch" in line] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("epochs, steps", [(2, [1, 10, 20, 24]), (0.75, [1, 9])])
+def test_log_has_the_first_and_the_last_step_however_seldom_it_is_written(files, tmp_path, epochs, steps):
+    """So that the shortest run has two points to draw a line through."""
+    assert onnx_distill(train(files, tmp_path / "run", f"--epochs {epochs} --report")).code == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "step" in line] == steps
+    assert len(json.loads((tmp_path / "run" / "report.json").read_text())["losses"]) == len(steps)
+
+
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
 def test_run_killed_at_any_moment_is_continued_to_the_same_bytes(files, tmp_path, part):
     """kill -9, wherever it hits: before the first checkpoint there is nothing to continue, and the run starts anew."""

@@ -14,7 +14,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation
 from onnx_distill.page import Answer, Disagreement, Partings, Report, charts, to_html, to_json
 from onnx_distill.page.style import COLOURS
-from onnx_distill.pipeline import Row
+from onnx_distill.result import Row
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 FLOAT = Row("float <b>", Evaluation(8, 0.9, 1.0, 1.0, 0.0, 1000, {1: 0.001}))

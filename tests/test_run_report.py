@@ -126,6 +126,43 @@ def test_report_of_a_training_is_measured_on_what_was_held_out(files, tmp_path):
     assert facts(tmp_path / "run") == before
 
 
+def seeds_of(files, run: Path) -> list[Path]:
+    """A run of two seeds by `run`, and the folders of its seeds, the best one first."""
+    data = f"--data {files}/test.npz --test-data {files}/test.npz --mean 127.5 --scale 0.01 --weight-bits 3"
+    made = onnx_distill(f"run {files}/teacher.onnx {data} {QUICK} --seeds 2 -o {run}")
+    assert made.code == 0, made.err
+    return sorted(run.glob("seed-*"), key=lambda path: -json.loads((path / "trained.json").read_text())["score"])
+
+
+def test_report_of_one_seed_of_several_is_made_and_its_student_with_it(files, tmp_path):
+    for folder in seeds_of(files, tmp_path / "run"):
+        result = onnx_distill(f"report {folder}")
+        assert result.code == 0, result.err
+        found = facts(folder)
+        assert [row["name"] for row in found["rows"]] == ["float", "PTQ", "distilled"]
+        assert found["title"] == str(folder / "student.int8.onnx")
+    best = next(folder for folder in sorted((tmp_path / "run").glob("seed-*")))
+    assert (best / "student.int8.onnx").is_file()
+
+
+def test_report_of_seeds_that_came_to_no_end_is_of_the_best_so_far(files, tmp_path):
+    best, _ = seeds_of(files, tmp_path / "run")
+    for name in ("trained.qdq.onnx", "student.int8.onnx", "trained.json"):
+        (tmp_path / "run" / name).unlink()
+    result = onnx_distill(f"report {tmp_path}/run")
+    assert result.code == 0, result.err
+    assert f"of its best seed so far, {best}" in result.err and (best / "report.html").is_file()
+
+
+def test_report_of_a_run_without_a_student_is_one_line_that_says_what_to_do(files, tmp_path):
+    data = f"--data {files}/test.npz --mean 127.5 --scale 0.01"
+    assert onnx_distill(f"train {files}/s.onnx --teacher {files}/teacher.onnx {data} {QUICK} -o {tmp_path}/run").code == 0
+    (tmp_path / "run" / "trained.qdq.onnx").unlink()
+    result = onnx_distill(f"report {tmp_path}/run")
+    assert result.code == 2 and len(result.err.splitlines()) == 1
+    assert f"no trained.qdq.onnx in {tmp_path}/run: the run has not come to its end; go on with" in result.err
+
+
 def test_verification_in_the_folder_is_shown(run):
     verified = {"images": 1, "bound": 0.9, "traced": 0, "runners": [], "pairs": [], "passed": True, "more": 1}
     (run / "verify.json").write_text(json.dumps(verified))

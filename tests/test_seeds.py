@@ -14,7 +14,7 @@ import pytest
 from test_cli import onnx_distill
 from test_cli_runs import QUICK, train
 
-from onnx_distill.seeds import Seeds
+from onnx_distill.seeds import Seeds, told_of_seeds
 from onnx_distill.settings import read_settings
 from onnx_distill.train import Checkpoint, Trained
 
@@ -35,7 +35,7 @@ def test_best_is_the_first_of_the_highest_and_the_spread_is_told():
         "scores": {"5": 0.5, "6": 0.75, "7": 0.25, "8": 0.75},
         **{"seed": 6, "median": 0.625, "lowest": 0.25, "highest": 0.75},
     }
-    assert str(seeds) == "seed 6 is the best of 4: median 62.50 %, 25.00 to 75.00 % on held-out images"
+    assert told_of_seeds(seeds.facts()) == "seed 6 is the best of 4: median 62.50 %, 25.00 to 75.00 % on held-out images"
 
 
 def test_each_seed_is_the_run_that_it_would_be_alone_and_the_best_is_exported(files, tmp_path):
@@ -105,7 +105,17 @@ def test_seeds_that_were_stopped_go_on_where_they_were(files, tmp_path, number):
 def test_seed_that_was_done_with_other_options_is_refused(files, tmp_path):
     assert onnx_distill(train(files, tmp_path / "run", "--seeds 2")).code == 0
     result = onnx_distill(train(files, tmp_path / "run", "--seeds 2 --lr 2e-3 --resume"))
-    assert result.code == 2 and "seed-0 was trained with other options; repeat the same command" in result.err
+    assert result.code == 2 and "run was trained with other options (lr was 0.001, is 0.002); repeat" in result.err
+    result = onnx_distill(train(files, tmp_path / "run", "--seeds 3 --lr 2e-3 --resume"))
+    assert result.code == 2 and "seed-0 was trained with other options (lr was 0.001, is 0.002); repeat" in result.err
+
+
+def test_further_seeds_are_trained_beside_those_that_are_done(files, tmp_path):
+    assert onnx_distill(train(files, tmp_path / "run", "--seeds 2")).code == 0
+    written = (tmp_path / "run" / "seed-1" / "trained.json").stat().st_mtime_ns
+    found = result_of(train(files, tmp_path / "run", "--seeds 3 --resume"))
+    assert list(found["seeds"]["scores"]) == ["0", "1", "2"]
+    assert (tmp_path / "run" / "seed-1" / "trained.json").stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(

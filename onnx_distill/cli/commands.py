@@ -10,6 +10,7 @@ import click
 
 from onnx_distill import model as models
 from onnx_distill import pipeline
+from onnx_distill.cli.completed import complete_result, found_finished, lacks_report
 from onnx_distill.cli.completion import completion
 from onnx_distill.cli.configuration import merged
 from onnx_distill.cli.inputs import budget_of, chosen, load, open_data
@@ -41,13 +42,14 @@ from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut as cut_model
 from onnx_distill.errors import InputError
+from onnx_distill.finished import leave_facts
 from onnx_distill.layer_bits import layer_bits
 from onnx_distill.mixed import bytes_of_weights
 from onnx_distill.profile import cost_table, costs
 from onnx_distill.provenance import provenance
-from onnx_distill.run_folder import RunFolder, made_folder
+from onnx_distill.run_folder import TRAINED, RunFolder, made_folder, student_file
 from onnx_distill.run_report import Measured, measured
-from onnx_distill.seeds import Seeds, train_seeds
+from onnx_distill.seeds import told_of_seeds, train_seeds
 from onnx_distill.targets import TARGETS
 from onnx_distill.train import Trained
 
@@ -158,30 +160,34 @@ def train(
     float_model = pipeline.logits_model(qdq, original)
     images = open_data(float_model, options, classes=pipeline.classes_of(float_model), shape_of=qdq)
     with made_folder(output) as path:
+        done, exported = found_finished(ctx, path), path / student_file(weight_storage)
         folder, watch = _run_folder(ctx, path, resume, log_every)
-        one = functools.partial(pipeline.distill, qdq, original, images, validation, loss)
-        trained, seeds = _trained(ctx, one, config, folder, watch, also)
-        models.save(trained.best.student, path / "trained.qdq.onnx")
-        exported = pipeline.deployable(trained.best.student, original, weight_storage=weight_storage)
-        models.save(exported, path / f"student.{weight_storage}.onnx")
-    _end(folder, trained, config.profile)
-    if report and not trained.interrupted:
+        if done is None:
+            one = functools.partial(pipeline.distill, qdq, original, images, validation, loss)
+            trained, seeds = _trained(ctx, one, config, folder, watch, also)
+            models.save(trained.best.student, path / TRAINED)
+        else:
+            trained, seeds = done.trained, done.seeds
+        if done is None or not exported.is_file():
+            models.save(pipeline.deployable(trained.best.student, original, weight_storage=weight_storage), exported)
+    _end(folder, trained, seeds, config.profile)
+    if report and not trained.interrupted and (done is None or lacks_report(path)):
         watch.stage("report")
         held_out, said = held_out_part(images, validation, config.held_out_seed)
         found = measured(folder.path, original, qdq, held_out, said, weight_storage, config.threads)
         finish(ctx, folder.path, original, found)
     before, best, speed = trained.scores[0][1], trained.best, trained.images_per_second
     result = {
-        "student": str(path / f"student.{weight_storage}.onnx"),
+        "student": str(exported),
         "before": before,
         "best": best.score,
         "epoch": best.epoch,
-        **({"seeds": seeds.facts()} if seeds else {}),
+        **({"seeds": seeds} if seeds else {}),
     }
     text = f"{result['student']}: {100 * best.score:.2f} % on held-out images after {best.epoch:g} epochs, {100 * before:.2f} % before"
     click.echo(json.dumps({**result, "images_per_second": speed}) if as_json else f"{text}; {speed:.0f} images/s")
     if seeds and not as_json:
-        click.echo(str(seeds))
+        click.echo(told_of_seeds(seeds))
     _stop_code(ctx, trained)
 
 
@@ -266,43 +272,52 @@ def run(
     classes = pipeline.classes_of(float_model)
     images = open_data(float_model, options, classes=classes)
     test = open_data(float_model, {**options, "data": test_data, "labels": test_labels}, classes=classes)
+    said = f"{len(test):,} images of {test_data}"
     with made_folder(output) as path:
+        done, exported = found_finished(ctx, path), path / student_file(weight_storage)
         folder, watch = _run_folder(ctx, path, resume, log_every)
-        held_out: list[Seeds] = []
+        if done is not None:
+            trained, seeds = done.trained, done.seeds
+            if not exported.is_file():
+                models.save(pipeline.deployable(trained.best.student, original, None, weight_storage), exported)
+            configs = pipeline.choices(quantization, loss, config)
+            rows, found = complete_result(path, original, test, said, ctx, configs)
+        else:
+            several: list[dict] = []
 
-        def distill(student, teacher, images, validation, loss, config, watch, store, also):
-            one = functools.partial(pipeline.distill, student, teacher, images, validation, loss)
-            trained, seeds = _trained(ctx, one, config, folder, watch, also)
-            held_out.extend([seeds] if seeds else [])
-            return trained
+            def distill(student, teacher, images, validation, loss, config, watch, store, also):
+                one = functools.partial(pipeline.distill, student, teacher, images, validation, loss)
+                trained, seeds = _trained(ctx, one, config, folder, watch, also)
+                several.extend([seeds] if seeds else [])
+                return trained
 
-        outcome = pipeline.run(
-            original,
-            images,
-            test,
-            path,
-            quantization,
-            loss,
-            config,
-            logits,
-            samples,
-            validation,
-            watch,
-            folder.store,
-            weight_storage,
-            also,
-            budget,
-            distill,
-        )
-    _end(folder, outcome.trained, config.profile)
-    print_rows(outcome.rows, as_json, *(seeds.facts() for seeds in held_out))
-    if held_out and not as_json:
-        click.echo(str(held_out[0]))
-    trained = outcome.trained
-    tell(f"{outcome.student}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s")
-    if report:
+            outcome = pipeline.run(
+                original,
+                images,
+                test,
+                path,
+                quantization,
+                loss,
+                config,
+                logits,
+                samples,
+                validation,
+                watch,
+                folder.store,
+                weight_storage,
+                also,
+                budget,
+                distill,
+            )
+            trained, seeds, rows = outcome.trained, next(iter(several), None), outcome.rows
+            found = Measured(rows, outcome.scores, test, said) if report else None
+    _end(folder, trained, seeds, config.profile)
+    print_rows(rows, as_json, seeds)
+    if seeds and not as_json:
+        click.echo(told_of_seeds(seeds))
+    tell(f"{exported}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s")
+    if found is not None:
         watch.stage("report")
-        found = Measured(outcome.rows, outcome.scores, test, f"{len(test):,} images of {test_data}")
         finish(ctx, folder.path, original, found)
     _stop_code(ctx, trained)
 
@@ -319,8 +334,8 @@ def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolde
     return folder, told.watch
 
 
-def _trained(ctx, distill, config: TrainConfig, folder: RunFolder, watch, also) -> tuple[Trained, Seeds | None]:
-    """What distill(config, watch, store, also) makes, or with --seeds the best of several and all of them."""
+def _trained(ctx, distill, config: TrainConfig, folder: RunFolder, watch, also) -> tuple[Trained, dict | None]:
+    """What distill(config, watch, store, also) makes, or with --seeds the best of several and what is known of all."""
     count = ctx.params["seeds"]
     if count == 1:
         return distill(config, watch.also(folder.step, folder.evaluation), folder.store, also), None
@@ -329,18 +344,19 @@ def _trained(ctx, distill, config: TrainConfig, folder: RunFolder, watch, also) 
     options = {name: value for name, value in merged(ctx).items() if name != "seeds"}
     one = lambda config, watch, store: distill(config, watch, store, also)  # noqa: E731
     seeds = train_seeds(one, config, count, folder, ctx.info_name, options, watch, ctx.params["resume"])
-    return seeds.trained[seeds.best], seeds
+    return seeds.result, seeds.facts()
 
 
-def _end(folder: RunFolder, trained, profile: str) -> None:
-    """Checkpoints go when there is nothing left to continue; what the steps' time went to is shown."""
+def _end(folder: RunFolder, trained: Trained, seeds: dict | None, profile: str) -> None:
+    """A run with nothing left to train says so in its folder, and its checkpoints go; what the steps' time went to is shown."""
+    if trained.finished:
+        leave_facts(folder.path, trained, seeds)  # of a run that was finished before the same bytes
+        folder.finish()
     if trained.interrupted:
         warn(f"interrupted; the best so far is kept, and --resume goes on from the last checkpoint in {folder.path}")
-    else:
-        folder.finish()
     if trained.stopped:
-        warn(f"stopped: {trained.stopped}")
-    if profile:
+        warn(f"stopped: {trained.stopped}{'; --resume goes on from there' if trained.out_of_time else ''}")
+    if profile and Path(profile).is_file():
         click.echo(cost_table(costs(Path(profile))), err=True)
 
 

@@ -34,6 +34,7 @@ from onnx_distill.inspect import inspect as inspect_model
 from onnx_distill.inspect import render
 from onnx_distill.layer_bits import render_layers
 from onnx_distill.report import table
+from onnx_distill.result import Row
 from onnx_distill.verify import as_data, find_runtime
 from onnx_distill.verify import render as render_verification
 
@@ -202,7 +203,7 @@ def _sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def print_rows(rows: list[pipeline.Row], as_json: bool, seeds: dict | None = None) -> None:
+def print_rows(rows: list[Row], as_json: bool, seeds: dict | None = None) -> None:
     """seeds: what is known of the seeds that the last row is the best of."""
     as_data = [{"name": row.name, **asdict(row.measured)} for row in rows]
     if seeds is not None:

@@ -360,7 +360,11 @@ train_options = options(
         section="Augmentation",
     ),
     options(
-        click.option("--resume", is_flag=True, help="Continue the run in the output folder where it was interrupted."),
+        click.option(
+            "--resume",
+            is_flag=True,
+            help="Continue the run in the output folder where it was interrupted; one that is finished is left as it is.",
+        ),
         click.option(
             "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of log.jsonl."
         ),

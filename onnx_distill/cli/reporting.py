@@ -27,8 +27,9 @@ from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.data import Images, split
 from onnx_distill.errors import InputError
 from onnx_distill.report import table
-from onnx_distill.run_folder import CONFIG
-from onnx_distill.run_report import TRAINED, Measured, measured, report_of, write_report
+from onnx_distill.run_folder import CONFIG, TRAINED, student_file
+from onnx_distill.run_report import Measured, measured, report_of, write_report
+from onnx_distill.seeds import best_so_far
 
 RUN = "onnx_distill.run"  # in the context of `report`: that of the command that made the run
 COMMENT = re.compile(r"# onnx-distill (\w+) --config")  # the first line of a run's config.yaml
@@ -56,6 +57,19 @@ def _commands(ctx: click.Context, folder: Path) -> list[str]:
     return [command_line(ctx), f"{again}    # repeats the run", shlex.join(["onnx-distill", "report", str(folder)])]
 
 
+def _with_student(folder: Path) -> Path:
+    """The folder, or where it has no student that of the best of its seeds."""
+    if (folder / TRAINED).is_file():
+        return folder
+    best = best_so_far(folder)
+    if best is None:
+        raise InputError(
+            f"no {TRAINED} in {folder}: the run has not come to its end; go on with the command that began it, and --resume."
+        )
+    tell(f"no {TRAINED} in {folder}: the report is of its best seed so far, {best}")
+    return best
+
+
 def _read_run(ctx: click.Context, _, path: str) -> str:
     """What the run was made with becomes the defaults of its report; the context of its own command is kept."""
     if ctx.resilient_parsing:
@@ -72,7 +86,8 @@ def _read_run(ctx: click.Context, _, path: str) -> str:
         raise InputError(
             f"{file} does not say which command made it; wanted `# onnx-distill run --config` in its first line."
         )
-    made = made_by.make_context(made_by.name, ["--config", str(file), "-o", path])
+    path = str(_with_student(Path(path)))
+    made = made_by.make_context(made_by.name, ["--config", str(Path(path) / CONFIG), "-o", path])
     ctx.meta[RUN] = made
     ours = {parameter.name for parameter in ctx.command.params}
     found = {name: value for name, value in (made.default_map or {}).items() if name in ours}
@@ -102,8 +117,11 @@ def report(ctx, run, teacher, threads, input_shape, constants, **options):
     """
     made, folder = ctx.meta[RUN], Path(run)
     params, storage = made.params, made.params["weight_storage"]
-    original = load(teacher, input_shape, constants)
-    images, said = _images(ctx, made, original, models.load(folder / TRAINED), options)
+    original, trained = load(teacher, input_shape, constants), models.load(folder / TRAINED)
+    images, said = _images(ctx, made, original, trained, options)
+    if not (folder / student_file(storage)).is_file():  # one seed of several has none of its own
+        exported = pipeline.deployable(trained, original, weight_storage=storage)
+        models.save(exported, folder / student_file(storage))
     found = measured(folder, original, _student(params, folder), images, said, storage, threads)
     click.echo(table(found.rows))
     page = write_report(report_of(folder, original, found, merged(made), _commands(made, folder), storage, threads), folder)
@@ -127,5 +145,6 @@ def _images(ctx: click.Context, made: click.Context, teacher, student, options: 
 
 def _student(params: dict[str, Any], folder: Path):
     """The QDQ model that training began with, where it is still there."""
-    path = Path(params["student"]) if "student" in params else folder / "student.qdq.onnx"
-    return models.load(path) if path.is_file() else None
+    places = (folder / "student.qdq.onnx", folder.parent / "student.qdq.onnx")  # the latter: of one seed of several
+    found = [Path(params["student"])] if "student" in params else places
+    return next((models.load(path) for path in found if path.is_file()), None)

@@ -1,0 +1,45 @@
+"""`--resume` of a run that is finished: nothing is trained, only what is missing from its folder is made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import onnx
+
+from onnx_distill import model as models
+from onnx_distill.cli.configuration import merged
+from onnx_distill.cli.terminal import tell
+from onnx_distill.data import Images
+from onnx_distill.finished import Finished, finished
+from onnx_distill.result import Row, read_rows, write_result
+from onnx_distill.run_report import PAGE, Measured, measured
+
+
+def found_finished(ctx: click.Context, folder: Path) -> Finished | None:
+    """What the run in the folder came to, where the running command is to continue one that is finished; it is told."""
+    done = finished(folder, merged(ctx)) if ctx.params["resume"] else None
+    if done is not None:
+        tell(f"{folder} is finished: nothing is left to train. For another training choose another folder.")
+    return done
+
+
+def lacks_report(folder: Path) -> bool:
+    return not (folder / PAGE).is_file()
+
+
+def complete_result(
+    folder: Path, teacher: onnx.ModelProto, images: Images, said: str, ctx: click.Context, configs: dict[str, Any]
+) -> tuple[list[Row], Measured | None]:
+    """The rows of result.json, made where they are missing, and what a report wants, where that is missing and wanted."""
+    rows, wanted = read_rows(folder), ctx.params["report"] and lacks_report(folder)
+    if rows is not None and not wanted:
+        return rows, None
+    qdq = folder / "student.qdq.onnx"
+    student = models.load(qdq) if qdq.is_file() else None
+    found = measured(folder, teacher, student, images, said, ctx.params["weight_storage"], ctx.params["threads"])
+    if rows is None:
+        write_result(folder, found.rows, configs)
+    return rows or found.rows, replace(found, rows=rows or found.rows) if wanted else None
