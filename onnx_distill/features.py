@@ -41,6 +41,24 @@ def choose(teacher: onnx.ModelProto, student: onnx.ModelProto, wanted: tuple[str
     return tuple(dict.fromkeys(found))
 
 
+def check_names(teacher: onnx.ModelProto, wanted: tuple[str, ...]) -> None:
+    """Raises InputError where `wanted` names what the teacher does not have; of what the student has nothing is known yet."""
+    made = producers(teacher)
+    for text in wanted:
+        if text != AUTO:
+            _of_teacher(teacher, made, text)
+
+
+def _of_teacher(teacher: onnx.ModelProto, made: dict[str, onnx.NodeProto], text: str) -> tuple[str, str]:
+    """(value of the teacher, what stands behind the =, or '') of NAME or TEACHER=STUDENT; a node's name stands for its first output."""
+    by_node = {node.name: node.output[0] for node in teacher.graph.node if node.name}
+    known = {**by_node, **{name: name for name in made}}
+    name, _, partner = (text, "", "") if text in known else text.partition("=")
+    if name not in known:
+        raise InputError(f"the teacher has no value or node {name!r} for --features{closest(name, list(made))}")
+    return known[name], partner
+
+
 class _Pairing:
     def __init__(self, teacher: onnx.ModelProto, student: onnx.ModelProto):
         self.teacher, self.made, self.known = teacher, producers(teacher), value_types(teacher)
@@ -63,10 +81,7 @@ class _Pairing:
         return [feature for _, feature in sorted(last.values(), key=lambda found: found[0])]
 
     def named(self, text: str) -> Feature:
-        name, _, partner = (text, "", "") if self._value(text) else text.partition("=")
-        value = self._value(name)
-        if value is None:
-            raise InputError(f"the teacher has no value or node {name!r} for --features{closest(name, list(self.made))}")
+        value, partner = _of_teacher(self.teacher, self.made, text)
         partner = partner or self._students(value) or ""
         if partner not in self.theirs:
             problem = f"no value {partner!r}" if partner else f"nothing like the teacher's {value!r}"
@@ -74,11 +89,6 @@ class _Pairing:
                 f"the student has {problem}; wanted --features TEACHER=STUDENT{closest(partner or value, list(self.theirs))}"
             )
         return self._checked(value, partner)
-
-    def _value(self, name: str) -> str | None:
-        """The value of this name, or the first output of the node of this name."""
-        by_node = {node.name: node.output[0] for node in self.teacher.graph.node if node.name}
-        return name if name in self.made else by_node.get(name)
 
     def _students(self, value: str) -> str | None:
         """The quantized form of a teacher's value in the student, or the value itself where it has none."""

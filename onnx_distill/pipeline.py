@@ -22,7 +22,7 @@ from onnx_distill.ensemble import agreed_logits
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import evaluate, latency, predict, top_k, with_output
 from onnx_distill.export import export
-from onnx_distill.features import choose
+from onnx_distill.features import check_names, choose
 from onnx_distill.logits import MARK, find_logits
 from onnx_distill.model import data_inputs, image_input, producers, save, shape_of
 from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc, logits_back_to
@@ -153,10 +153,10 @@ def distill(
         ready(float_model, image_shape(images)),
         [_further(one, teacher, image_shape(images)) for one in also],
     )
+    features = choose(float_model, student, loss.features)
     deployable(student, teacher)  # refuses now what could not be exported after the training
     rest, held_out = split(images, validation, config.held_out_seed)
     score = scorer(held_out, [float_model, *others], config.threads, loss.temperature)
-    features = choose(float_model, student, loss.features)
     if features:
         watch.note("features: " + ", ".join(feature.teacher for feature in features))
     if config.preflight:
@@ -324,6 +324,8 @@ def run(
     train_images, test_images = images_from(train_images), images_from(test_images)
     watch.stage("cut")
     float_model = cut(teacher, logits)
+    if loss.features:
+        check_names(ready(float_model, image_shape(train_images)), loss.features)
 
     watch.stage("quantize")
     seed = config.held_out_seed

@@ -180,6 +180,15 @@ def test_wrong_features_and_teachers_are_one_line_and_code_2(files, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
+def test_wrong_feature_name_is_refused_before_anything_is_quantized_or_scored(files, tmp_path):
+    data = f"--data {files}/test.npz --test-data {files}/test.npz --mean 127.5 --scale 0.01"
+    found = onnx_distill(f"run {files}/teacher.onnx {data} {QUICK} --features b -o {tmp_path}/run")
+    assert found.code == 2 and "the teacher has no value or node 'b' for --features" in found.err
+    assert "== quantize" not in found.err and not (tmp_path / "run").exists()
+    found = onnx_distill(train(files, tmp_path / "run", "--features b --validation 60"))  # so many cannot be held out
+    assert found.code == 2 and "the teacher has no value or node 'b' for --features" in found.err
+
+
 def test_further_teacher_of_other_images_is_refused(files, tmp_path, other_teacher):
     for name, mean in (("first", 1), ("second", 2)):
         model = onnx.load(str(files / "teacher.onnx"))

@@ -48,6 +48,12 @@ def test_each_pair_counts_once(tiny_float, tiny_student):
     assert features.choose(tiny_float, tiny_student(), ("d", "auto", "d", "a1")) == (D, A1)
 
 
+def test_names_that_the_teacher_does_not_have_are_refused_without_a_student(tiny_float):
+    features.check_names(tiny_float, ("auto", "a1", "relu", "d=whatever the student has"))
+    with pytest.raises(InputError, match="no value or node 'a2' for --features; closest: .*'a1'"):
+        features.check_names(tiny_float, ("auto", "a2"))
+
+
 def test_none_are_wanted_by_default(tiny_float, tiny_student):
     assert features.choose(tiny_float, tiny_student(), ()) == ()
 
