@@ -85,6 +85,10 @@ class _Attempt:
         self.changed = walk(graph, [self.before, self.after], self._visit)
 
     def problem(self) -> str:
+        lost = next((node for node in self.graph.nodes if node.op_type == "Resize" and self._loses(node)), None)
+        if lost is not None:
+            count = self.after.known_shape(lost.output[0])[0]
+            return f"{lost.op_type} {label(lost)!r} makes {count} of them, however many there are"
         if self.after.broken is not None and self.before.broken is None:
             node = self.after.broken
             return f"{node.op_type} {label(node)!r} cannot take another"
@@ -113,6 +117,11 @@ class _Attempt:
         if one is None or two is None or len(one) != len(two):
             return None
         return [axis for axis, (a, b) in enumerate(zip(one, two)) if a != b]
+
+    def _loses(self, node: onnx.NodeProto) -> bool:
+        """Whether it makes the same number of images of any, and so would what reads it."""
+        made = self._moving(node.output[0])
+        return self._moving(node.input[0]) == [0] and made is not None and 0 not in made
 
     def _moves(self, value: str) -> bool:
         return bool(self._moving(value))

@@ -103,6 +103,21 @@ def test_freeing_twice_is_freeing_once():
     assert batch.rewrite(Graph(models.load(made))) == []
 
 
+KEEPS = 'a = Resize<mode = "linear", keep_aspect_ratio_policy = "not_larger">(x, , , sizes)'
+STRETCHES = 'a = Resize<mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize">(x, roi, , sizes)'
+
+
+@pytest.mark.parametrize("resize", [KEEPS, STRETCHES], ids=["aspect kept", "region"])
+def test_a_resize_that_holds_the_batch_in_its_sizes_is_named_when_it_cannot_go_by_scales(resize):
+    more = "int64[4] sizes = {1,4,12,13}, float[8] roi = {0,0,0,0,1,1,1,1}"
+    model = parse(
+        f"c = Conv<pads = [1,1,1,1]>(x, kernel) {resize} g = GlobalAveragePool(a) f = Flatten(g) y = MatMul(f, square)",
+        more=more,
+    )
+    model.opset_import[0].version = 18
+    assert batch.free(Graph(models.load(model))) == ([], "Resize 'a' makes 1 of them, however many there are")
+
+
 @pytest.mark.parametrize(
     "body, shape, why",
     [

@@ -6,7 +6,9 @@ import pytest
 from equal import outputs, same_outputs
 from onnx import numpy_helper
 
+from onnx_distill.errors import InputError
 from onnx_distill.normalize import normalize
+from onnx_distill.normalize.batch import require_free
 
 MODES = {
     "nearest": 'mode = "nearest"',
@@ -51,12 +53,25 @@ def test_every_size_is_that_which_was_asked_for():
         assert outputs(normalize(model)[0], IMAGES)[0].shape == (3, 2, height, 5)
 
 
-def test_sizes_with_a_fixed_batch_take_any():
-    model = parse('y = Resize<mode = "nearest">(x, , , size)', "float[1,2,7,5] x", size=np.array([1, 2, 14, 10]))
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("height, width", [(14, 10), (31, 10), (62, 5)])
+def test_sizes_with_a_fixed_batch_take_any(mode, height, width):
+    """Of 7 rows 31 are made by no float32 scale that is 31 / 7 rounded: by the next one."""
+    model = parse(f"y = Resize<{mode}>(x, , , size)", "float[1,2,7,5] x", size=np.array([1, 2, height, width]))
     made, done = normalize(model)
     assert "batch" in {rewrite.rule for rewrite in done}
     alone = [outputs(model, {"x": IMAGES["x"][i : i + 1]})[0] for i in range(3)]
-    np.testing.assert_allclose(outputs(made, IMAGES)[0], np.concatenate(alone), rtol=1e-6)
+    np.testing.assert_allclose(outputs(made, IMAGES)[0], np.concatenate(alone), rtol=1e-6, atol=1e-5)
+
+
+def test_next_scale_is_not_taken_where_it_takes_another_pixel():
+    """31 of 7 rows are every row of 62 of 14: in the middle a row begins where float32 must not round."""
+    mode = MODES["asymmetric"]
+    model = parse(f"y = Resize<{mode}>(x, , , size)", "float[1,2,14,5] x", size=np.array([1, 2, 62, 5]))
+    made, _ = normalize(model)
+    assert len(made.graph.node[0].input) == 4
+    with pytest.raises(InputError, match="Resize 'y' makes 1 of them, however many there are"):
+        require_free(made)
 
 
 @pytest.mark.parametrize("sizes", [[2, 2, 14, 10], [1, 4, 14, 10]], ids=["batch", "channels"])
