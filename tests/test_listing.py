@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import io
-import tarfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from onnx_distill.data.listing import list_file, list_folder, list_tar
+from onnx_distill.data.listing import list_file, list_folder
 from onnx_distill.errors import InputError
 
 
@@ -80,43 +79,3 @@ def test_bad_lines_of_a_list_file_are_named(tmp_path, text, words):
     (tmp_path / "list.txt").write_text(text)
     with pytest.raises(InputError, match=words):
         list_file(tmp_path, tmp_path / "list.txt")
-
-
-def make_tar(path, members: dict[str, bytes], mode: str = "w") -> None:
-    with tarfile.open(path, mode) as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
-def test_tar_is_read_in_its_order(tmp_path):
-    make_tar(tmp_path / "t.tar", {"9.png": png(9), "9.cls": b"1\n", "9.json": b"{}", "1.png": png(1), "1.cls": b"0"})
-    listing = list_tar(tmp_path / "t.tar")
-    assert listing.labels.tolist() == [1, 0]
-    assert [entry.read() for entry in listing.entries] == [png(9), png(1)]
-
-
-@pytest.mark.parametrize(
-    "members, words",
-    [
-        ({"1.png": b"", "1.cls": b"0", "2.png": b""}, "none for '2.png'"),
-        ({"a.txt": b""}, "no images"),
-        ({"1.png": b"", "1.cls": b"x"}, "1.cls"),
-    ],
-    ids=["a label missing", "no images", "label no number"],
-)
-def test_bad_tars_are_refused(tmp_path, members, words):
-    make_tar(tmp_path / "t.tar", members)
-    with pytest.raises(InputError, match=words):
-        list_tar(tmp_path / "t.tar")
-
-
-@pytest.mark.parametrize("mode", ["w:gz", "truncated", "text"])
-def test_what_is_no_plain_tar_is_refused(tmp_path, mode):
-    path = tmp_path / "t.tar"
-    make_tar(path, {"1.png": png()}, mode if mode == "w:gz" else "w")
-    if mode != "w:gz":
-        path.write_bytes(path.read_bytes()[:300] if mode == "truncated" else b"hello")
-    with pytest.raises(InputError, match="cannot be read as an uncompressed tar"):
-        list_tar(path)

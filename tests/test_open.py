@@ -73,6 +73,18 @@ def test_tar_of_webdataset_is_read_in_its_order_on_any_number_of_workers(tmp_pat
     assert images.labels.tolist() == (order % 7).tolist()
 
 
+def test_shards_are_one_set_from_a_folder_and_from_a_pattern(tmp_path):
+    for number in range(3):
+        web_dataset(tmp_path / f"s-{number}.tar", 10 + number)
+    order = np.concatenate([np.random.default_rng(0).permutation(10 + number) for number in range(3)])
+    for path in (tmp_path, tmp_path / "s-{0..2}.tar"):
+        images = open_images(path, shape=(1, 2, 2), decoding=Decoding(2))
+        assert images.read(np.arange(33))[:, 0, 0, 0].tolist() == order.tolist()
+        assert images.labels.tolist() == (order % 7).tolist() and images.name(10).startswith("s-1.tar/train/")
+        with pytest.raises(InputError, match="leave out --labels"):
+            open_images(path, tmp_path / "list.txt", shape=SHAPE)
+
+
 def test_tar_is_known_by_its_content(tmp_path):
     web_dataset(tmp_path / "shard", 3)
     assert is_collection(tmp_path / "shard") and is_collection(tmp_path)

@@ -157,7 +157,8 @@ data_options = options(
         "--data",
         required=True,
         type=click.Path(),
-        help="Images: a folder per class, one flat folder, a tar, .npy, .npz (images, labels) or IDX, gzipped or not.",
+        help="Images: a folder per class, one flat folder, a tar, tars ('train-{000..003}.tar', or a folder of them), .npy, .npz "
+        "(images, labels) or IDX, gzipped or not.",
     ),
     click.option(
         "--labels",

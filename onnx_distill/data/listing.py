@@ -1,19 +1,17 @@
-"""Which image files there are, and their labels: a folder per class, one flat folder, a list file, or a tar."""
+"""Which image files there are, and their labels: a folder per class, one flat folder, or a list file."""
 
 from __future__ import annotations
 
 import os
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from onnx_distill.errors import InputError, first_line
+from onnx_distill.errors import InputError
 from onnx_distill.model import closest
 
 SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .gif .bmp .webp .tif .tiff .ppm .pgm .pnm".split())
-LABEL_SUFFIX = ".cls"  # WebDataset: 0001.jpg, 0001.cls
 
 
 @dataclass(frozen=True)
@@ -81,41 +79,6 @@ def list_file(folder: str | os.PathLike, names: str | os.PathLike) -> Listing:
     if not rows:
         raise InputError(f"{path} lists no images; wanted one `name label` a line.")
     return Listing(tuple(_entry(root, root / name) for name, _ in rows), np.array([label for _, label in rows], np.int64))
-
-
-def list_tar(path: str | os.PathLike) -> Listing:
-    """The images of an uncompressed tar in their order there; the label of `key.jpg` is the number in `key.cls`, where all have one.
-
-    Raises InputError for what is no tar, a compressed one, or one with labels for some images only.
-    """
-    images, labels = [], {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in (member for member in tar if member.isfile()):
-                key, suffix = os.path.splitext(member.name)
-                if suffix.lower() in SUFFIXES:
-                    images.append((key, Entry(member.name, str(path), member.offset_data, member.size)))
-                elif suffix == LABEL_SUFFIX:
-                    labels[key] = _tar_label(tar, member)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as an uncompressed tar: {first_line(error)}") from None
-    if not images:
-        raise InputError(f"no images in {path}; wanted members ending in {', '.join(sorted(SUFFIXES))}.")
-    missing = [entry.name for key, entry in images if key not in labels]
-    if labels and missing:
-        raise InputError(
-            f"{path} has labels, but none for {missing[0]!r} and {len(missing) - 1} more; wanted one for each, or none."
-        )
-    found = np.array([labels[key] for key, _ in images], np.int64) if labels else None
-    return Listing(tuple(entry for _, entry in images), found)
-
-
-def _tar_label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
-    content = tar.extractfile(member).read(32)  # type: ignore[union-attr]  # a file, as was checked
-    try:
-        return int(content)
-    except ValueError:
-        raise ValueError(f"{member.name} holds {content[:20]!r}, wanted a class number") from None
 
 
 def _children(folder: Path) -> list[Path]:

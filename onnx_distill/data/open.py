@@ -1,4 +1,4 @@
-"""Images from whatever a user names: arrays, a folder, a list file beside a folder, a tar."""
+"""Images from whatever a user names: arrays, a folder, a list file beside a folder, tars."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Callable, Optional
 from onnx_distill.data.arrays import ArrayImages, open_arrays
 from onnx_distill.data.decoded import Decoded, decode_all, refuse_broken
 from onnx_distill.data.images import Images
-from onnx_distill.data.listing import Listing, list_file, list_folder, list_tar
+from onnx_distill.data.listing import Listing, list_file, list_folder
 from onnx_distill.data.preprocess import AS_STORED, Preprocess
+from onnx_distill.data.shards import list_shards, shards_at
 from onnx_distill.errors import InputError
 
 
@@ -41,7 +42,7 @@ def open_images(
     """The images at `path`, with labels where there are any.
 
     path: .npy, .npz or IDX (see open_arrays); a folder per class, or one flat folder; a folder and as `labels` a text file of
-    `name label` lines; an uncompressed tar (WebDataset). shape: [channels, height, width] of the model, for image files.
+    `name label` lines; uncompressed tars (WebDataset): one, a folder of them, or a pattern such as train-{000..003}.tar. shape: [channels, height, width] of the model, for image files.
     Raises InputError for what is missing, damaged, or does not fit together.
     """
     path = Path(path)
@@ -63,22 +64,15 @@ def open_images(
 
 def _listing(path: Path, labels: str | os.PathLike | None) -> Listing | None:
     """The image files at `path`; None where it is no collection of files."""
-    if path.is_dir():
-        return list_folder(path) if labels is None else list_file(path, labels)
     if not is_collection(path):
         return None
-    if labels is not None:
-        raise InputError(f"{path} is a tar, whose labels are the .cls members in it; leave out --labels.")
-    return list_tar(path)
+    if shards_at(path):
+        if labels is not None:
+            raise InputError(f"{path} is a tar, whose labels are the .cls members in it; leave out --labels.")
+        return list_shards(path)
+    return list_folder(path) if labels is None else list_file(path, labels)
 
 
 def is_collection(path: Path) -> bool:
-    """Whether there are image files in it, a folder or a tar, which are decoded in the model's size."""
-    return path.is_dir() or (path.is_file() and _looks_like_tar(path))
-
-
-def _looks_like_tar(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(262)[257:] == b"ustar" or path.name.lower().endswith(
-            (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
-        )
+    """Whether there are image files in it, a folder or tars, which are decoded in the model's size."""
+    return path.is_dir() or bool(shards_at(path))
