@@ -5,6 +5,8 @@ A QDQ model keeps them as floats on that grid, so that it computes what its expo
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -23,9 +25,10 @@ def align_biases(model: onnx.ModelProto) -> None:
     by_result = {q.result: q for q in qdq.find(model)}
     constants = initializers(model)
     biased = [(node, sides) for node in model.graph.node for sides in [biased_sides(node, by_result, constants)] if sides]
+    reads = Counter(name for node in model.graph.node for name in node.input)
+    taken = names(model)
     for node, sides in biased:
-        _separate(model, node, sides[1])
-    constants = initializers(model)
+        _separate(model, node, constants, sides[1], reads, taken)
     for node, sides in biased:
         _make_room(constants, sides, array(constants[node.input[2]]))
     for node, (activation, weight) in biased:
@@ -34,15 +37,22 @@ def align_biases(model: onnx.ModelProto) -> None:
         _replace(constants[node.input[2]], bias)
 
 
-def _separate(model: onnx.ModelProto, node: onnx.NodeProto, weight: Quantizer) -> None:
-    """Give the node a bias that nothing else reads, with one entry a channel."""
-    constants = initializers(model)
+def _separate(
+    model: onnx.ModelProto,
+    node: onnx.NodeProto,
+    constants: dict[str, onnx.TensorProto],
+    weight: Quantizer,
+    reads: Counter[str],
+    taken: set[str],
+) -> None:
+    """Give the node a bias that nothing else reads, with one entry a channel. reads: how often each value is read."""
     dims = constants[weight.source].dims
     bias = constants[node.input[2]]
     values = np.broadcast_to(array(bias).reshape(-1), [dims[weight_axis(node, len(dims))]])
-    if sum(list(other.input).count(bias.name) for other in model.graph.node) > 1:
-        node.input[2] = fresh_name(f"{bias.name}/of/{node.name or node.output[0]}", names(model))
-        bias = model.graph.initializer.add(name=node.input[2])
+    if reads[bias.name] > 1:
+        reads[bias.name] -= 1
+        node.input[2] = fresh_name(f"{bias.name}/of/{node.name or node.output[0]}", taken)
+        bias = constants[node.input[2]] = model.graph.initializer.add(name=node.input[2])
     _replace(bias, values)
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_distill import numerics, qdq
 from onnx_distill.bias import align_biases, biased_sides
 from onnx_distill.errors import InputError
-from onnx_distill.model import array, fresh_name, initializers, names, opset, prune
+from onnx_distill.model import array, fresh_name, initializers, names, opset, producers, prune
 from onnx_distill.normalize.opset import to_opset
 from onnx_distill.qdq import Quantizer
 from onnx_distill.targets import DEFAULT, TARGETS, Target
@@ -37,12 +37,15 @@ def export(student: onnx.ModelProto, target: Target = TARGETS[DEFAULT], weight_s
     packed = weight_storage == "int4"
     if packed and opset(made) < INT4_OPSET:
         made = to_opset(made, INT4_OPSET)
+    taken = names(made)  # once: all names of a large network for each of its quantizers were a third of the work
     if target.bias == "int32":
-        _store_biases(made, {q.result: q for q in quantizers})
-    constants = initializers(made)
+        _store_biases(made, {q.result: q for q in quantizers}, taken)
+    constants, made_by = initializers(made), producers(made)
     for q in quantizers:
         if q.source in constants and not q.stored:
-            _store_weight(made, q, constants, target, packed and q.integers.qmax <= INT4.qmax)
+            stored = _stored(q, constants, target, packed and q.integers.qmax <= INT4.qmax, taken)
+            _read_stored(made_by[q.result], q, stored)
+            made.graph.initializer.extend(stored)
     prune(made)
     return made
 
@@ -66,38 +69,37 @@ def check_target(model: onnx.ModelProto, quantizers: list[Quantizer], target: Ta
             )
 
 
-def _store_weight(
-    model: onnx.ModelProto, q: Quantizer, constants: dict[str, onnx.TensorProto], target: Target, packed: bool
-) -> None:
-    """Put integers in place of the float weight: two to a byte (packed), or in 8 bits, moved by 128 for unsigned ones."""
+def _stored(
+    q: Quantizer, constants: dict[str, onnx.TensorProto], target: Target, packed: bool, taken: set[str]
+) -> list[onnx.TensorProto]:
+    """Integers in place of the float weight: two to a byte (packed), or in 8 bits, moved by 128 for unsigned ones; behind them
+    their zero point, where it is another than the quantizer's."""
     weights = array(constants[q.source])
     scale = numerics.broadcastable(array(constants[q.scale]), weights.ndim, q.axis)
     zero_point = array(constants[q.zero_point]).astype(np.int32) if q.zero_point else np.int32(0)
     zero_point = zero_point.reshape(scale.shape) if np.ndim(zero_point) else zero_point
     integers = numerics.quantize(weights, scale, zero_point, q.integers.qmin, q.integers.qmax)
-    taken = names(model)
     stored, zero = fresh_name(f"{q.source}/integers", taken), fresh_name(f"{q.source}/stored_zero_point", taken)
     points = np.broadcast_to(zero_point, np.shape(array(constants[q.scale]))) if np.ndim(zero_point) == 0 else zero_point
     points = points.reshape(np.shape(array(constants[q.scale])))
-    dequantize = next(node for node in model.graph.node if node.output[0] == q.result)
     if packed:
-        _add(model, stored, integers, TensorProto.INT4)
-        _add(model, zero, points, TensorProto.INT4)
-    elif target.weights == "uint8":
-        _add(model, stored, integers + UNSIGNED, TensorProto.UINT8)
-        _add(model, zero, points + UNSIGNED, TensorProto.UINT8)
-    else:
-        model.graph.initializer.append(numpy_helper.from_array(integers.astype(q.integers.dtype), stored))
-        zero = q.zero_point
+        return [_tensor(stored, integers, TensorProto.INT4), _tensor(zero, points, TensorProto.INT4)]
+    if target.weights == "uint8":
+        return [_tensor(n, v + UNSIGNED, TensorProto.UINT8) for n, v in ((stored, integers), (zero, points))]
+    return [numpy_helper.from_array(integers.astype(q.integers.dtype), stored)]
+
+
+def _read_stored(dequantize: onnx.NodeProto, q: Quantizer, stored: list[onnx.TensorProto]) -> None:
+    zero = stored[1].name if len(stored) > 1 else q.zero_point
     del dequantize.input[2:]
-    dequantize.input[0] = stored
+    dequantize.input[0] = stored[0].name
     dequantize.input.extend([zero] if zero else [])
 
 
-def _add(model: onnx.ModelProto, name: str, values: Any, kind: int) -> None:
+def _tensor(name: str, values: Any, kind: int) -> onnx.TensorProto:
     content = np.asarray(values, np.uint8 if kind == TensorProto.UINT8 else np.int8)
     packed = _two_a_byte(content) if kind == TensorProto.INT4 else content
-    model.graph.initializer.append(TensorProto(name=name, data_type=kind, dims=content.shape, raw_data=packed.tobytes()))
+    return TensorProto(name=name, data_type=kind, dims=content.shape, raw_data=packed.tobytes())
 
 
 def _two_a_byte(values: np.ndarray) -> np.ndarray:
@@ -108,7 +110,7 @@ def _two_a_byte(values: np.ndarray) -> np.ndarray:
     return nibbles[::2] | nibbles[1::2] << 4
 
 
-def _store_biases(model: onnx.ModelProto, by_result: dict[str, Quantizer]) -> None:
+def _store_biases(model: onnx.ModelProto, by_result: dict[str, Quantizer], taken: set[str]) -> None:
     constants, first = initializers(model), []
     for node in model.graph.node:
         sides = biased_sides(node, by_result, constants)
@@ -118,7 +120,6 @@ def _store_biases(model: onnx.ModelProto, by_result: dict[str, Quantizer]) -> No
         bias = node.input[2]
         integers = numerics.quantize_bias(array(constants[bias]), *scales)
         step = (scales[0] * scales[1]).astype(np.float32)
-        taken = names(model)
         stored, scale, result = (fresh_name(f"{bias}/{part}", taken) for part in ("integers", "scale", "dequantized"))
         model.graph.initializer.extend(
             [numpy_helper.from_array(integers, stored), numpy_helper.from_array(np.asarray(step), scale)]
