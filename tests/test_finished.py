@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -118,9 +119,8 @@ def test_run_that_ctrl_c_stopped_goes_on_when_it_is_continued_to_the_same_bytes(
     whole, cut, more = tmp_path / "whole", tmp_path / "cut", "--epochs 20 --save-every 3 --log-every 1"
     assert onnx_distill(train(files, whole, more)).code == 0
     command = [sys.executable, "-m", "onnx_distill", *train(files, cut, more).split()]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-    )
+    listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # pytest in the background does not
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=listens)
     log = cut / "log.jsonl"
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 50):
         time.sleep(0.002)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -75,7 +76,9 @@ def everything(folder: Path) -> dict:
 def stopped_at_seed_1(files, run: Path, more: str, number: int) -> subprocess.Popen:
     """The command, sent the signal when the second of its seeds has logged twenty lines."""
     command = [sys.executable, "-m", "onnx_distill", *train(files, run, more).split()]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # pytest in the background does not
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stderr=pipe, stdout=subprocess.DEVNULL, text=True, preexec_fn=listens)
     log = run / "seed-1" / "log.jsonl"
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 20):
         time.sleep(0.002)
