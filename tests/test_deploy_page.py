@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -24,7 +23,6 @@ BODY = """
     a = Conv<pads = [1, 1, 1, 1]>(x, w, b) r = Relu(a) c = Conv<pads = [1, 1, 1, 1]>(r, w2, b2) s = Add(r, c)
     g = GlobalAveragePool(s) h = Flatten(g) logits = Gemm(h, head, fb) p = Softmax(logits)
 """
-needs_node = pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not installed")
 
 
 def _code(heading: str) -> str:
@@ -72,7 +70,6 @@ def test_the_python_code_answers(heading, runtime, exported, folder):
     assert _printed([find_runtime(runtime).command[0], "code.py"], folder) == _expected(exported, folder)
 
 
-@needs_node
 def test_the_javascript_code_answers_under_node(exported, folder):
     web = find_runtime("onnxruntime-web")
     (folder / "node_modules").symlink_to(web.folder / "node_modules")
@@ -80,9 +77,7 @@ def test_the_javascript_code_answers_under_node(exported, folder):
     assert _printed([web.command[0], "code.mjs"], folder) == _expected(exported, folder)
 
 
-@pytest.mark.parametrize(
-    "runtime", ["onnxruntime", OLD, "openvino", "reference", pytest.param("onnxruntime-web", marks=needs_node)]
-)
+@pytest.mark.parametrize("runtime", ["onnxruntime", OLD, "openvino", "reference", "onnxruntime-web"])
 def test_every_runtime_gives_the_scores_of_the_wheel(runtime, exported, folder):
     images = np.load(folder / "images.npy")
     wheel, other = (answers(find_runtime(name), exported, images) for name in ("wheel", runtime))

