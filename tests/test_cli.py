@@ -318,7 +318,7 @@ def test_train_with_json_says_what_it_gained(given, out):
     assert set(said) == {"student", "before", "best", "epoch", "images_per_second"}
     assert Path(said["student"]).is_file() and said["best"] >= said["before"]
     assert sorted(path.name for path in (out / "run").iterdir()) == [
-        *("config.yaml", "log.jsonl", "student.int8.onnx", "trained.qdq.onnx")
+        *("config.yaml", "log.jsonl", "student.int8.onnx", "trained.json", "trained.qdq.onnx")
     ]
     assert "epoch 2.00" in result.err
 
@@ -394,7 +394,7 @@ def test_run_brings_a_3_bit_student_near_the_teacher_and_prints_json_alone(slice
     before, ptq, distilled = (row["top1"] for row in json.loads(result.out))
     assert before > 0.9 and distilled > ptq + 0.02  # measured: 0.95, 0.82 and 0.93
     names = ["config.yaml", "log.jsonl", "logits.onnx", "report.html", "report.json", "result.json"]
-    names += ["student.int8.onnx", "student.qdq.onnx", "trained.qdq.onnx"]
+    names += ["student.int8.onnx", "student.qdq.onnx", "trained.json", "trained.qdq.onnx"]
     assert sorted(path.name for path in (out / "run").iterdir()) == names
     stages = [line for line in result.err.splitlines() if line.startswith("== ")]
     assert stages == ["== cut", "== quantize", "== train", "== export", "== measure", "== report"]
