@@ -32,18 +32,19 @@ class Finished:
     seeds: dict[str, Any] | None = None
 
 
-def leave_facts(folder: Path, trained: Trained, seeds: dict[str, Any] | None = None) -> None:
-    """The student is in the folder already; this says that nothing is left to train."""
+def leave_facts(folder: Path, trained: Trained, sources: dict[str, str], seeds: dict[str, Any] | None = None) -> None:
+    """The student is in the folder already; this says that nothing is left to train. sources: option -> fingerprint of what it names."""
     facts = {name: getattr(trained, name) for name in ("scores", "images", "step_seconds", "stopped")}
     best = {"score": trained.best.score, "epoch": trained.best.epoch}
     with replacing(folder / FACTS) as temporary:
-        temporary.write_text(json.dumps({**facts, **best, **({"seeds": seeds} if seeds else {})}))
+        temporary.write_text(json.dumps({**facts, **best, "sources": sources, **({"seeds": seeds} if seeds else {})}))
 
 
-def finished(folder: Path, options: dict[str, Any]) -> Finished | None:
+def finished(folder: Path, options: dict[str, Any], sources: dict[str, str]) -> Finished | None:
     """What a training that is over came to; None where there is none, or it is not. options: of the command, as config.yaml has them.
 
-    Raises InputError for a training with other options, FREE ones aside, and for files that are not what this wrote.
+    sources: as in leave_facts. Raises InputError for a training with other options, FREE ones aside, or of what has changed since,
+    and for files that are not what this wrote.
     """
     if not all((folder / name).is_file() for name in (FACTS, TRAINED, CONFIG)):
         return None
@@ -56,8 +57,13 @@ def finished(folder: Path, options: dict[str, Any]) -> Finished | None:
         best = Checkpoint(onnx.load(str(folder / TRAINED)), facts["score"], facts["epoch"])
         scores = tuple((epoch, score) for epoch, score in facts["scores"])
         trained = Trained(best, scores, facts["images"], facts["step_seconds"], False, facts["stopped"])
+        changed = sorted(name for name in sources if facts["sources"].get(name) != sources[name])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{folder / FACTS} is damaged; remove it to train again, or choose another folder.") from None
+    if changed:
+        raise InputError(
+            f"{folder} was trained with another --{changed[0]}: what it names has changed since. Choose another folder, or leave out --resume."
+        )
     return Finished(trained, facts.get("seeds"))
 
 

@@ -68,12 +68,14 @@ def train_seeds(
     command: str,
     options: dict[str, Any],
     watch: Watch,
-    resume: bool = False,
+    resume: bool,
+    sources: dict[str, str],
 ) -> Seeds:
     """Train with seeds config.seed and up, each into folder/seed-K; Ctrl-C ends with the seeds so far, the interrupted one among them.
 
     distill: one training with the configuration given, its progress and its checkpoints. options: of the command, which each
-    seed's config.yaml repeats for that seed alone. Raises InputError for a seed that was done with other options.
+    seed's config.yaml repeats for that seed alone. sources: of what is trained, see finished.py. Raises InputError for a seed that
+    was done with other options, or of other sources.
     """
     seeds = range(config.seed, config.seed + count)
     places = {
@@ -86,11 +88,11 @@ def train_seeds(
             config, seed=seed, split_seed=config.held_out_seed, preflight=config.preflight and not done, profile=""
         )
         own = {**options, "seed": seed, "split_seed": config.held_out_seed, "output": str(place.path)}
-        before = finished(place.path, own) if resume else None
+        before = finished(place.path, own, sources) if resume else None
         if before is None:
             watch.stage(f"seed {seed}")
             place.write_config(command, own)
-        found = done[seed] = before.trained if before else _trained(distill, alone, watch, place, folder)
+        found = done[seed] = before.trained if before else _trained(distill, alone, watch, place, folder, sources)
         if found.stopped:
             watch.warning(f"seed {seed} stopped: {found.stopped}")
         if found.interrupted:
@@ -101,7 +103,9 @@ def train_seeds(
     return made
 
 
-def _trained(distill: Distill, config: TrainConfig, watch: Watch, place: RunFolder, folder: RunFolder) -> Trained:
+def _trained(
+    distill: Distill, config: TrainConfig, watch: Watch, place: RunFolder, folder: RunFolder, sources: dict[str, str]
+) -> Trained:
     def evaluation(checkpoint: Checkpoint) -> None:
         folder.begin()
         place.evaluation(checkpoint)
@@ -110,7 +114,7 @@ def _trained(distill: Distill, config: TrainConfig, watch: Watch, place: RunFold
         found = distill(config, watch.also(place.step, evaluation), place.store)
         if found.finished:
             models.save(found.best.student, place.path / TRAINED)
-            leave_facts(place.path, found)
+            leave_facts(place.path, found, sources)
             place.finish()
     return found
 

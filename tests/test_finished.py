@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from test_cli import onnx_distill
 from test_cli_runs import QUICK, train
@@ -72,6 +75,27 @@ def test_finished_run_that_is_continued_with_other_options_is_refused_and_names_
     before = contents(tmp_path / "run")
     result = onnx_distill(train(files, tmp_path / "run", "--lr 2e-3 --resume"))
     assert result.code == 2 and "was trained with other options (lr was 0.001, is 0.002); repeat" in result.err
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("seeds", ["", "--seeds 2"], ids=["one seed", "seeds"])
+@pytest.mark.parametrize("changed", ["student", "teacher", "data"])
+def test_finished_run_of_what_has_changed_since_is_refused_and_names_it(files, tmp_path, changed, seeds):
+    """The file has the same name, as after another `quantize` to it, and another content."""
+    of = {"student": "s.onnx", "teacher": "teacher.onnx", "data": "test.npz"}
+    for name in of.values():
+        shutil.copy(files / name, tmp_path / name)
+    assert onnx_distill(train(tmp_path, tmp_path / "run", seeds)).code == 0
+    before, path = contents(tmp_path / "run"), tmp_path / of[changed]
+    if changed == "data":
+        stored = np.load(path)
+        np.savez(path, images=stored["images"], labels=stored["labels"][::-1])
+    else:
+        model = onnx.load(str(path))
+        model.doc_string = "another"
+        onnx.save(model, str(path))
+    result = onnx_distill(train(tmp_path, tmp_path / "run", f"{seeds} --resume"))
+    assert result.code == 2 and f"another --{changed}: what it names has changed since" in result.err
     assert contents(tmp_path / "run") == before
 
 

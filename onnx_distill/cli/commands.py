@@ -10,7 +10,7 @@ import click
 
 from onnx_distill import model as models
 from onnx_distill import pipeline
-from onnx_distill.cli.completed import complete_result, found_finished, lacks_report
+from onnx_distill.cli.completed import complete_result, found_finished, lacks_report, sources_of
 from onnx_distill.cli.completion import completion
 from onnx_distill.cli.configuration import merged
 from onnx_distill.cli.inputs import budget_of, chosen, load, open_data
@@ -159,18 +159,19 @@ def train(
     also = [load(path, input_shape, constants) for path in also_teachers]
     float_model = pipeline.logits_model(qdq, original)
     images = open_data(float_model, options, classes=pipeline.classes_of(float_model), shape_of=qdq)
+    sources = sources_of(ctx, data=images)
     with made_folder(output) as path:
-        done, exported = found_finished(ctx, path), path / student_file(weight_storage)
+        done, exported = found_finished(ctx, path, sources), path / student_file(weight_storage)
         folder, watch = _run_folder(ctx, path, resume, log_every)
         if done is None:
             one = functools.partial(pipeline.distill, qdq, original, images, validation, loss)
-            trained, seeds = _trained(ctx, one, config, folder, watch, also)
+            trained, seeds = _trained(ctx, one, config, folder, watch, also, sources)
             models.save(trained.best.student, path / TRAINED)
         else:
             trained, seeds = done.trained, done.seeds
         if done is None or not exported.is_file():
             models.save(pipeline.deployable(trained.best.student, original, weight_storage=weight_storage), exported)
-    _end(folder, trained, seeds, config.profile)
+    _end(folder, trained, sources, seeds, config.profile)
     if report and not trained.interrupted and (done is None or lacks_report(path)):
         watch.stage("report")
         held_out, said = held_out_part(images, validation, config.held_out_seed)
@@ -272,9 +273,9 @@ def run(
     classes = pipeline.classes_of(float_model)
     images = open_data(float_model, options, classes=classes)
     test = open_data(float_model, {**options, "data": test_data, "labels": test_labels}, classes=classes)
-    said = f"{len(test):,} images of {test_data}"
+    said, sources = f"{len(test):,} images of {test_data}", sources_of(ctx, data=images, test_data=test)
     with made_folder(output) as path:
-        done, exported = found_finished(ctx, path), path / student_file(weight_storage)
+        done, exported = found_finished(ctx, path, sources), path / student_file(weight_storage)
         folder, watch = _run_folder(ctx, path, resume, log_every)
         if done is not None:
             trained, seeds = done.trained, done.seeds
@@ -287,7 +288,7 @@ def run(
 
             def distill(student, teacher, images, validation, loss, config, watch, store, also):
                 one = functools.partial(pipeline.distill, student, teacher, images, validation, loss)
-                trained, seeds = _trained(ctx, one, config, folder, watch, also)
+                trained, seeds = _trained(ctx, one, config, folder, watch, also, sources)
                 several.extend([seeds] if seeds else [])
                 return trained
 
@@ -311,7 +312,7 @@ def run(
             )
             trained, seeds, rows = outcome.trained, next(iter(several), None), outcome.rows
             found = Measured(rows, outcome.scores, test, said) if report else None
-    _end(folder, trained, seeds, config.profile)
+    _end(folder, trained, sources, seeds, config.profile)
     print_rows(rows, as_json, seeds)
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
@@ -334,7 +335,9 @@ def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolde
     return folder, told.watch
 
 
-def _trained(ctx, distill, config: TrainConfig, folder: RunFolder, watch, also) -> tuple[Trained, dict | None]:
+def _trained(
+    ctx, distill, config: TrainConfig, folder: RunFolder, watch, also, sources: dict[str, str]
+) -> tuple[Trained, dict | None]:
     """What distill(config, watch, store, also) makes, or with --seeds the best of several and what is known of all."""
     count = ctx.params["seeds"]
     if count == 1:
@@ -343,14 +346,14 @@ def _trained(ctx, distill, config: TrainConfig, folder: RunFolder, watch, also) 
         raise InputError(f"--profile is for one training, --seeds are {count}; leave one of them out.")
     options = {name: value for name, value in merged(ctx).items() if name != "seeds"}
     one = lambda config, watch, store: distill(config, watch, store, also)  # noqa: E731
-    seeds = train_seeds(one, config, count, folder, ctx.info_name, options, watch, ctx.params["resume"])
+    seeds = train_seeds(one, config, count, folder, ctx.info_name, options, watch, ctx.params["resume"], sources)
     return seeds.result, seeds.facts()
 
 
-def _end(folder: RunFolder, trained: Trained, seeds: dict | None, profile: str) -> None:
+def _end(folder: RunFolder, trained: Trained, sources: dict[str, str], seeds: dict | None, profile: str) -> None:
     """A run with nothing left to train says so in its folder, and its checkpoints go; what the steps' time went to is shown."""
     if trained.finished:
-        leave_facts(folder.path, trained, seeds)  # of a run that was finished before the same bytes
+        leave_facts(folder.path, trained, sources, seeds)  # of a run that was finished before the same bytes
         folder.finish()
     if trained.interrupted:
         warn(f"interrupted; the best so far is kept, and --resume goes on from the last checkpoint in {folder.path}")

@@ -14,13 +14,24 @@ from onnx_distill.cli.configuration import merged
 from onnx_distill.cli.terminal import tell
 from onnx_distill.data import Images
 from onnx_distill.finished import Finished, finished
+from onnx_distill.provenance import data_sha256, file_sha256
 from onnx_distill.result import Row, read_rows, write_result
 from onnx_distill.run_report import PAGE, Measured, measured
 
 
-def found_finished(ctx: click.Context, folder: Path) -> Finished | None:
+def sources_of(ctx: click.Context, **images: Images) -> dict[str, str]:
+    """Fingerprints of what the running command trains: of the models that it names, and of images, by the option that names them."""
+    named = {"student": ctx.params.get("student"), "teacher": ctx.params["teacher"]}
+    named.update({f"also-teacher {path}": path for path in ctx.params["also_teachers"]})
+    return {
+        **{name: file_sha256(path) for name, path in named.items() if path},
+        **{name.replace("_", "-"): data_sha256(found) for name, found in images.items()},
+    }
+
+
+def found_finished(ctx: click.Context, folder: Path, sources: dict[str, str]) -> Finished | None:
     """What the run in the folder came to, where the running command is to continue one that is finished; it is told."""
-    done = finished(folder, merged(ctx)) if ctx.params["resume"] else None
+    done = finished(folder, merged(ctx), sources) if ctx.params["resume"] else None
     if done is not None:
         tell(f"{folder} is finished: nothing is left to train. For another training choose another folder.")
     return done
