@@ -22,6 +22,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_distill import model as models
+from onnx_distill.lookup import data_inputs, initializers
 from onnx_distill.normalize import normalize_in_place
 
 LARGEST = ("vgg19", "zfnet512", "bvlc_alexnet", "resnet50", "inception_v2", "densenet121")
@@ -37,7 +38,7 @@ def as_constants(source: str, target: str) -> None:
     model = onnx.load(source)
     nodes = [onnx.helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in model.graph.initializer]
     nodes += list(model.graph.node)
-    for field, kept in (("node", nodes), ("input", models.data_inputs(model)), ("initializer", [])):
+    for field, kept in (("node", nodes), ("input", data_inputs(model)), ("initializer", [])):
         copies = [type(item).FromString(item.SerializeToString()) for item in kept]
         model.graph.ClearField(field)
         getattr(model.graph, field).extend(copies)
@@ -47,7 +48,7 @@ def as_constants(source: str, target: str) -> None:
 def store_weights(source: str, target: str) -> None:
     """The model with random numbers for what its ConstantOfShape nodes make."""
     model, rng = onnx.load(source), np.random.default_rng(0)
-    shapes = {name: numpy_helper.to_array(tensor) for name, tensor in models.initializers(model).items()}
+    shapes = {name: numpy_helper.to_array(tensor) for name, tensor in initializers(model).items()}
     for node in [node for node in model.graph.node if node.op_type == "ConstantOfShape"]:
         values = rng.uniform(0.5, 1.5, tuple(shapes[node.input[0]])).astype(np.float32)  # a variance is among them
         model.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))

@@ -12,8 +12,9 @@ from onnx import TensorProto, numpy_helper
 
 from onnx_distill import numerics, qdq
 from onnx_distill.bias import align_biases
+from onnx_distill.edit import fresh_name, prune
 from onnx_distill.errors import InputError
-from onnx_distill.model import array, attribute, fresh_name, initializers, names, producers, prune
+from onnx_distill.lookup import array, attribute, initializers, names, producers
 from onnx_distill.numerics import IntegerRange
 from onnx_distill.qdq import Quantizer
 

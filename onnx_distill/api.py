@@ -17,6 +17,7 @@ import onnx
 from onnx_distill import model as models
 from onnx_distill import pipeline
 from onnx_distill.budget import Budget
+from onnx_distill.closest import closest
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, images_from, is_collection, open_images
@@ -92,7 +93,7 @@ def _preprocess(given: Union[Preprocess, str, None], model: Optional[onnx.ModelP
     if given is None:
         return own
     if given not in PRESETS:
-        raise InputError(f"no preset {given!r}{models.closest(given, list(PRESETS))}; wanted one of {', '.join(PRESETS)}.")
+        raise InputError(f"no preset {given!r}{closest(given, list(PRESETS))}; wanted one of {', '.join(PRESETS)}.")
     return (own or Preprocess()).replace(**PRESETS[given])
 
 

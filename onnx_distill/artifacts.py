@@ -10,15 +10,16 @@ from pathlib import Path
 import onnx
 
 from onnx_distill import _ort, qdq, runtime
+from onnx_distill.closest import closest
 from onnx_distill.config import DistillConfig
 from onnx_distill.errors import InputError
 from onnx_distill.fake_quant import fake_quantized
 from onnx_distill.feature_error import feature_error_function
 from onnx_distill.features import Feature
 from onnx_distill.gradients import differentiable
+from onnx_distill.lookup import array, initializers, opset, producers, shape_of
 from onnx_distill.loss import add_loss
 from onnx_distill.lower import lower
-from onnx_distill.model import array, closest, initializers, opset, producers, shape_of
 from onnx_distill.parameters import fixed
 from onnx_distill.trainability import refuse
 

@@ -12,7 +12,8 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_distill import numerics, qdq
-from onnx_distill.model import array, fresh_name, initializers, names
+from onnx_distill.edit import fresh_name
+from onnx_distill.lookup import array, initializers, names
 from onnx_distill.placement_table import PLACEMENT, WEIGHTED, weight_axis
 from onnx_distill.qdq import Quantizer
 

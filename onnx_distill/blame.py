@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from onnx_distill import model as models
-from onnx_distill import runtime
+from onnx_distill import lookup, runtime
+from onnx_distill.edit import fresh_name
 from onnx_distill.errors import InputError
 from onnx_distill.gradient_check import JITTER, GradientCheck
 from onnx_distill.trainability import settings
@@ -55,14 +55,14 @@ def _path(model: onnx.ModelProto, parameter: str) -> list[onnx.NodeProto]:
 
 def _float_values(model: onnx.ModelProto, values: set[str], images: np.ndarray, threads: int) -> dict[str, tuple[int, ...]]:
     """The shapes of those of the values that are float32, for these images, initializers too."""
-    constants, made = models.initializers(model), models.producers(model)
+    constants, made = lookup.initializers(model), lookup.producers(model)
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     known = {value.name for value in shown.graph.output}
     inner = sorted(value for value in values if value in made)
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner if name not in known)
     session = runtime.open_session(shown, threads or None, optimized=False)
-    found = dict(zip(inner, runtime.compute(session, {models.image_input(model).name: images}, inner)))
+    found = dict(zip(inner, runtime.compute(session, {lookup.image_input(model).name: images}, inner)))
     shapes = {name: array.shape for name, array in found.items() if array.dtype == np.float32 and array.ndim}
     floats = {name for name in values if name in constants and constants[name].data_type == TensorProto.FLOAT}
     return {**shapes, **{name: tuple(constants[name].dims) for name in floats if constants[name].dims}}
@@ -72,7 +72,7 @@ def _with_offsets(
     model: onnx.ModelProto, path: list[onnx.NodeProto], shapes: dict[str, tuple[int, ...]]
 ) -> tuple[onnx.ModelProto, dict[tuple[str, str], str]]:
     """Every node of the path reads sums of its inputs and parameters of zeros; and (output, input) -> name of that parameter."""
-    made, taken = onnx.ModelProto(), models.names(model)
+    made, taken = onnx.ModelProto(), lookup.names(model)
     made.CopyFrom(model)
     del made.graph.node[:]
     names: dict[tuple[str, str], str] = {}
@@ -81,8 +81,8 @@ def _with_offsets(
         new = {}
         for value in dict.fromkeys(node.input) if node.output[0] in on_path else ():
             if value in shapes and value not in apart and node.output[0]:
-                names[node.output[0], value] = offset = models.fresh_name(f"{value}/offset", taken)
-                new[value] = models.fresh_name(f"{value}/moved", taken)
+                names[node.output[0], value] = offset = fresh_name(f"{value}/offset", taken)
+                new[value] = fresh_name(f"{value}/moved", taken)
                 made.graph.node.append(helper.make_node("Add", [value, offset], [new[value]], f"{offset}/Add"))
                 zeros = helper.make_tensor(
                     offset, TensorProto.FLOAT, shapes[value], bytes(4 * math.prod(shapes[value])), raw=True

@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 
 from onnx_distill import histogram as hist
-from onnx_distill import model as models
 from onnx_distill import numerics, runtime
+from onnx_distill.closest import closest
 from onnx_distill.errors import InputError
 from onnx_distill.histogram import Histogram
+from onnx_distill.lookup import image_input, producers
 from onnx_distill.numerics import IntegerRange
 
 RUN_BYTES = 2**28  # outputs fetched at once; larger batches are run in slices, which the histograms cannot tell
@@ -33,7 +34,7 @@ def calibrate(
     the model fixes the batch size). Raises InputError for an unknown value, one that is not float32 or not finite, no images.
     """
     wanted = list(dict.fromkeys(values))
-    images_name = models.image_input(model).name
+    images_name = image_input(model).name
     fetched = [name for name in wanted if name != images_name]
     session = runtime.open_session(_with_outputs(model, fetched), threads)
     _check_float(session, fetched)
@@ -53,10 +54,10 @@ def calibrate(
 
 def _with_outputs(model: onnx.ModelProto, values: list[str]) -> onnx.ModelProto:
     """A copy with the values as further graph outputs; the runtime infers their types."""
-    made = models.producers(model)
+    made = producers(model)
     for name in values:
         if name not in made:
-            raise InputError(f"no value {name!r} to calibrate in the model{models.closest(name, list(made))}.")
+            raise InputError(f"no value {name!r} to calibrate in the model{closest(name, list(made))}.")
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     present = {value.name for value in model.graph.output}

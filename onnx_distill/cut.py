@@ -8,9 +8,21 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto
 
-from onnx_distill import model as models
+from onnx_distill.edit import fresh_name, prune, rename_values
 from onnx_distill.errors import InputError
 from onnx_distill.logits import MARK, find_logits, value_types
+from onnx_distill.lookup import (
+    array,
+    data_inputs,
+    image_input,
+    initializers,
+    names,
+    opset,
+    producers,
+    quantized_node,
+    read_by,
+    shape_of,
+)
 from onnx_distill.normalize.opset import to_opset
 from onnx_distill.normalize.prepare import one_input
 from onnx_distill.normalize.trace import declared
@@ -31,7 +43,7 @@ def cut(model: onnx.ModelProto, logits: str | None = None) -> onnx.ModelProto:
     student = onnx.ModelProto()
     student.CopyFrom(model)
     _replace(student.graph.output, [output])
-    models.prune(student)
+    prune(student)
     _drop_unused_inputs(student)
     _drop_unused_functions(student)
     _set_mark(student, value)
@@ -40,7 +52,7 @@ def cut(model: onnx.ModelProto, logits: str | None = None) -> onnx.ModelProto:
 
 
 def _refuse_quantized(model: onnx.ModelProto) -> None:
-    node = models.quantized_node(model)
+    node = quantized_node(model)
     if node is not None:
         raise InputError(f"already quantized: node {node.name or node.output[0]!r} is {node.op_type}; give the float model.")
 
@@ -55,7 +67,7 @@ def _logits_output(model: onnx.ModelProto, value: str) -> onnx.ValueInfoProto:
             f"the shape of {value!r} cannot be inferred; wanted [batch, classes]. Declare it in the model's value_info, "
             "or name another value with --logits NAME."
         )
-    shape, dtype = models.shape_of(output), output.type.tensor_type.elem_type
+    shape, dtype = shape_of(output), output.type.tensor_type.elem_type
     if len(shape) != 2 or dtype not in FLOATS:
         wanted = "float [batch, classes]; name the value after the last Reshape or Flatten with --logits NAME."
         raise InputError(f"logits {value!r} are {TensorProto.DataType.Name(dtype)} of shape {_text(shape)}; wanted {wanted}")
@@ -67,7 +79,7 @@ def _text(shape: list[int | str]) -> str:
 
 
 def _drop_unused_inputs(model: onnx.ModelProto) -> None:
-    read = {name for node in model.graph.node for name in models.read_by(node)}
+    read = {name for node in model.graph.node for name in read_by(node)}
     _replace(model.graph.input, [value for value in model.graph.input if value.name in read])
 
 
@@ -110,9 +122,9 @@ def put_back_tail(student: onnx.ModelProto, teacher: onnx.ModelProto, logits: st
     whole = onnx.ModelProto()
     whole.CopyFrom(student)
     _append(whole, tail, teacher)
-    constants = models.initializers(student)
+    constants = initializers(student)
     listed = [value for value in student.graph.input if value.name in constants]  # IR 3 lists initializers as inputs
-    _replace(whole.graph.input, [*models.data_inputs(teacher), *listed])
+    _replace(whole.graph.input, [*data_inputs(teacher), *listed])
     _replace(whole.graph.output, list(teacher.graph.output))
     _set_mark(whole, None)
     return whole
@@ -124,7 +136,7 @@ def _seam(student: onnx.ModelProto, teacher: onnx.ModelProto, logits: str | None
     wanted = find_logits(teacher, logits or outputs[0]).value
     if outputs != [wanted]:
         raise InputError(f"the student's outputs are {outputs}; wanted the teacher's logits, {wanted!r}, alone.")
-    images, read = models.image_input(student).name, [value.name for value in models.data_inputs(teacher)]
+    images, read = image_input(student).name, [value.name for value in data_inputs(teacher)]
     if images not in read:
         raise InputError(
             f"the student reads {images!r}, the teacher {', '.join(map(repr, read))}; wanted the same input name."
@@ -134,12 +146,12 @@ def _seam(student: onnx.ModelProto, teacher: onnx.ModelProto, logits: str | None
 
 def _ancestors(model: onnx.ModelProto, value: str) -> set[str]:
     """Every value made by the nodes that `value` needs, itself included."""
-    made_by, made, stack = models.producers(model), set(), [value]
+    made_by, made, stack = producers(model), set(), [value]
     while stack:
         name = stack.pop()
         if name in made_by and name not in made:
             made.update(made_by[name].output)
-            stack += models.read_by(made_by[name])
+            stack += read_by(made_by[name])
     return made
 
 
@@ -149,16 +161,16 @@ def _tail(teacher: onnx.ModelProto, before: set[str]) -> onnx.ModelProto:
     tail.CopyFrom(teacher)
     _replace(tail.graph.output, [value for value in tail.graph.output if value.name not in before])
     _replace(tail.graph.node, [node for node in tail.graph.node if before.isdisjoint(node.output)])
-    models.prune(tail)
+    prune(tail)
     types = value_types(teacher)
-    read = {name for node in tail.graph.node for name in models.read_by(node)}
+    read = {name for node in tail.graph.node for name in read_by(node)}
     borrowed = [types.get(name, onnx.ValueInfoProto(name=name)) for name in sorted(read & before)]
-    _replace(tail.graph.input, [*models.data_inputs(teacher), *borrowed])
+    _replace(tail.graph.input, [*data_inputs(teacher), *borrowed])
     return tail
 
 
 def _same_opset(tail: onnx.ModelProto, student: onnx.ModelProto) -> onnx.ModelProto:
-    have, wanted = models.opset(tail), models.opset(student)
+    have, wanted = opset(tail), opset(student)
     if have == wanted or not tail.graph.node:
         return tail
     try:
@@ -171,7 +183,7 @@ def _same_opset(tail: onnx.ModelProto, student: onnx.ModelProto) -> onnx.ModelPr
 
 def _refuse_lost(tail: onnx.ModelProto, teacher: onnx.ModelProto, before: set[str], student: onnx.ModelProto) -> None:
     needed = {value.name for value in [*tail.graph.input, *teacher.graph.output]} & before
-    lost = sorted(needed - set(models.producers(student)))
+    lost = sorted(needed - set(producers(student)))
     if lost:
         raise InputError(
             f"an output of the teacher needs {lost[0]!r}, from before the logits, which the student does not have. "
@@ -181,29 +193,29 @@ def _refuse_lost(tail: onnx.ModelProto, teacher: onnx.ModelProto, before: set[st
 
 def _rename_clashes(tail: onnx.ModelProto, teacher: onnx.ModelProto, student: onnx.ModelProto) -> None:
     """Give new names to what the tail makes or holds under a name of the student's; equal initializers are shared."""
-    theirs, taken = models.initializers(student), models.names(student) | models.names(tail)
+    theirs, taken = initializers(student), names(student) | names(tail)
     _replace(tail.graph.initializer, [own for own in tail.graph.initializer if not _equal(own, theirs.get(own.name))])
-    mine = {*models.producers(tail), *models.initializers(tail)}
-    clashes = mine & {*models.producers(student), *theirs}
+    mine = {*producers(tail), *initializers(tail)}
+    clashes = mine & {*producers(student), *theirs}
     for output in teacher.graph.output:
         if output.name in clashes:
             raise InputError(
                 f"the student has its own value {output.name!r}, the name of an output of the teacher; rename it."
             )
-    new = {name: models.fresh_name(f"tail/{name}", taken) for name in sorted(clashes)}
+    new = {name: fresh_name(f"tail/{name}", taken) for name in sorted(clashes)}
     for node in tail.graph.node:
-        models.rename_values(node, new)
+        rename_values(node, new)
     for named in [*tail.graph.initializer, *tail.graph.value_info]:
         named.name = new.get(named.name, named.name)
     in_use = {node.name for node in student.graph.node}
     for node in tail.graph.node:
-        node.name = models.fresh_name(f"tail/{node.name}", taken) if node.name and node.name in in_use else node.name
+        node.name = fresh_name(f"tail/{node.name}", taken) if node.name and node.name in in_use else node.name
 
 
 def _equal(tensor: onnx.TensorProto, other: onnx.TensorProto | None) -> bool:
     if other is None or (tensor.data_type, list(tensor.dims)) != (other.data_type, list(other.dims)):
         return False
-    return models.array(tensor).tobytes() == models.array(other).tobytes()
+    return array(tensor).tobytes() == array(other).tobytes()
 
 
 def _append(whole: onnx.ModelProto, tail: onnx.ModelProto, teacher: onnx.ModelProto) -> None:

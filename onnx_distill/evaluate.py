@@ -12,9 +12,9 @@ import onnx
 import onnxruntime as ort
 
 from onnx_distill import runtime
+from onnx_distill.closest import closest
 from onnx_distill.data import Images, batches
 from onnx_distill.errors import InputError
-from onnx_distill.model import closest
 from onnx_distill.numerics import log_softmax
 
 WARM_UP_RUNS = 3  # the first allocates the arena, the next ones let caches and clocks settle

@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from onnx_distill import runtime
 from onnx_distill.logits import label, value_types
-from onnx_distill.model import consumers, initializers, producers
+from onnx_distill.lookup import consumers, initializers, producers
 from onnx_distill.placement_table import PASSING, PLACEMENT, role_of
 from onnx_distill.qdq import PACKED
 

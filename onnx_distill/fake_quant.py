@@ -24,8 +24,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_distill import _ort, numerics, qdq
 from onnx_distill.bias import biased_sides
+from onnx_distill.edit import fresh_name, prune
 from onnx_distill.errors import InputError
-from onnx_distill.model import array, fresh_name, initializers, names, opset, producers, prune
+from onnx_distill.lookup import array, initializers, names, opset, producers
 from onnx_distill.placement_table import PASSING, role_of
 from onnx_distill.qdq import Quantizer
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import onnx
 
 from onnx_distill import qdq
+from onnx_distill.closest import closest
 from onnx_distill.errors import InputError
 from onnx_distill.logits import value_types
-from onnx_distill.model import closest, initializers, producers, shape_of
+from onnx_distill.lookup import initializers, producers, shape_of
 from onnx_distill.placement_table import PASSING, role_of
 
 AUTO = "auto"

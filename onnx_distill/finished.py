@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from onnx_distill.errors import InputError
-from onnx_distill.model import replacing
+from onnx_distill.replacing import replacing
 from onnx_distill.run_folder import CONFIG, FACTS, TRAINED
 from onnx_distill.settings import read_settings
 from onnx_distill.train import Checkpoint, Trained

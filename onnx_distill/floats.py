@@ -8,7 +8,7 @@ from typing import Iterator
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from onnx_distill.model import attribute, initializers
+from onnx_distill.lookup import attribute, initializers
 
 FLOAT_BYTES: dict[int, int] = {TensorProto.FLOAT: 4, TensorProto.DOUBLE: 8, TensorProto.FLOAT16: 2, TensorProto.BFLOAT16: 2}
 

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_distill import _ort, runtime
 from onnx_distill.gradients import differentiable
-from onnx_distill.model import array, image_input, initializers
+from onnx_distill.lookup import array, image_input, initializers
 
 PROJECTION = "onnx_distill/projection"
 STEPS = (

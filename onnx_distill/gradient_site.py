@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from onnx_distill import model as models
+from onnx_distill import lookup
 from onnx_distill.errors import InputError
 from onnx_distill.formula import Formula, Value
 from onnx_distill.logits import label
@@ -41,7 +41,7 @@ class Site:
         return self.formula(operator, *operands, **attributes)
 
     def attribute(self, name: str, default: Any) -> Any:
-        return models.attribute(self.node, name, default)
+        return lookup.attribute(self.node, name, default)
 
     def constant(self, place: int) -> np.ndarray | None:
         """The values of an input that is an initializer, or None."""

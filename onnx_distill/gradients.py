@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_distill import _ort
-from onnx_distill import model as models
+from onnx_distill import _ort, lookup
+from onnx_distill.edit import fresh_name
 from onnx_distill.errors import InputError
 from onnx_distill.gradient_site import Known, Rule, Site
 from onnx_distill.gradients_activation import ACTIVATION_RULES
@@ -38,7 +38,7 @@ class _Graph:
     """Look-ups in the model, and which values want a gradient."""
 
     def __init__(self, model: onnx.ModelProto, trainable: Collection[str]):
-        self.opset, self.constants = models.opset(model), models.initializers(model)
+        self.opset, self.constants = lookup.opset(model), lookup.initializers(model)
         self._types = value_types(model)
         self.wanting = set(trainable)
         for node in model.graph.node:
@@ -53,7 +53,7 @@ class _Graph:
         if value in self.constants:
             return tuple(self.constants[value].dims)
         known = self._types.get(value)
-        return None if known is None or not known.type.tensor_type.HasField("shape") else tuple(models.shape_of(known))
+        return None if known is None or not known.type.tensor_type.HasField("shape") else tuple(lookup.shape_of(known))
 
 
 def is_ours(site: Site) -> bool:
@@ -93,12 +93,12 @@ def differentiable(model: onnx.ModelProto, trainable: Collection[str]) -> onnx.M
 
 def _list_what_its_gradient_reads(node: onnx.NodeProto, model: onnx.ModelProto) -> None:
     """The gradient of LayerNormalization reads all three outputs and wants a bias, of zeros if there is none (1.19.2)."""
-    taken = models.names(model)
+    taken = lookup.names(model)
     outputs = [*node.output, "", ""][:3]
-    node.output[:] = [name or models.fresh_name(f"{node.output[0]}/{place}", taken) for place, name in enumerate(outputs)]
+    node.output[:] = [name or fresh_name(f"{node.output[0]}/{place}", taken) for place, name in enumerate(outputs)]
     if len(node.input) < 3 or not node.input[2]:
-        bias = models.fresh_name(f"{node.output[0]}/zero_bias", taken)
-        scale = models.initializers(model)[node.input[1]]
+        bias = fresh_name(f"{node.output[0]}/zero_bias", taken)
+        scale = lookup.initializers(model)[node.input[1]]
         model.graph.initializer.append(numpy_helper.from_array(np.zeros(scale.dims, np.float32), bias))
         node.input[:] = [*node.input[:2], bias]
 

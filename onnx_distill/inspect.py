@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from onnx_distill import model as models
 from onnx_distill.errors import InputError
 from onnx_distill.floats import held
 from onnx_distill.layer_bits import LayerBits, bits_summary, layer_bits
 from onnx_distill.logits import find_logits, label, value_types
+from onnx_distill.lookup import data_inputs, producers, quantized_node, shape_of
 from onnx_distill.normalize import Rewrite, normalize
 from onnx_distill.placement import with_node_names
 from onnx_distill.provenance import provenance
@@ -69,11 +69,11 @@ def inspect(model: onnx.ModelProto, logits: str | None = None) -> Inspection:
     """
     types = value_types(model)
     found, reason = _logits(model, logits, types)
-    quantized = models.quantized_node(model)
+    quantized = quantized_node(model)
     parameters, parameter_bytes = held(model)
     rewrites, obstacles, refused, rewritten = _after_rewrites(model, found.name if found else None, quantized is not None)
     return Inspection(
-        inputs=tuple(map(_value, models.data_inputs(model))),
+        inputs=tuple(map(_value, data_inputs(model))),
         outputs=tuple(map(_value, model.graph.output)),
         opsets={entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         ir_version=model.ir_version,
@@ -94,9 +94,7 @@ def inspect(model: onnx.ModelProto, logits: str | None = None) -> Inspection:
 
 
 def _value(value: onnx.ValueInfoProto) -> Value:
-    return Value(
-        value.name, TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower(), tuple(models.shape_of(value))
-    )
+    return Value(value.name, TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower(), tuple(shape_of(value)))
 
 
 def _logits(model: onnx.ModelProto, name: str | None, types: dict[str, onnx.ValueInfoProto]) -> tuple[Value | None, str]:
@@ -137,7 +135,7 @@ def _grouped(done: Sequence[Rewrite]) -> tuple[Rewrites, ...]:
 
 def _kept(model: onnx.ModelProto, logits: str | None) -> str | None:
     """The logits in the rewritten model: under their name, or as found there again; None for the outputs."""
-    if logits is None or logits in models.producers(model):
+    if logits is None or logits in producers(model):
         return logits
     try:
         return find_logits(model).value

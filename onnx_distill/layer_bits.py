@@ -16,7 +16,7 @@ import onnx
 
 from onnx_distill import qdq
 from onnx_distill.columns import aligned
-from onnx_distill.model import array, consumers, data_inputs, initializers, producers
+from onnx_distill.lookup import array, consumers, data_inputs, initializers, producers
 from onnx_distill.numerics import IntegerRange
 from onnx_distill.placement_table import ABSORBED, JOINING, PLACEMENT, WEIGHTED
 from onnx_distill.qdq import OUR_SUFFIX, Quantizer

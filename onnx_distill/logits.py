@@ -7,10 +7,12 @@ from typing import Iterable
 
 import onnx
 
+from onnx_distill.closest import closest
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.model import closest, consumers, initializers, producers, without_weights
+from onnx_distill.lookup import consumers, initializers, producers
 from onnx_distill.rows import rows_of
 from onnx_distill.stand_in import stand_in
+from onnx_distill.weightless import without_weights
 
 SOFTMAX = ("Softmax", "LogSoftmax")
 # What exporters put after the Softmax: operators that rename, move, round off or pick from its scores (their first input).

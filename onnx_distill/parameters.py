@@ -11,7 +11,7 @@ import math
 import numpy as np
 import onnx
 
-from onnx_distill.model import array, initializers
+from onnx_distill.lookup import array, initializers
 from onnx_distill.trainability import FLOATS, settings
 
 FORMULAS = frozenset("Add Sub Mul Div Max Min QuantizeLinear".split())  # a bias or a slope of one number is read by others

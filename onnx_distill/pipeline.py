@@ -24,7 +24,8 @@ from onnx_distill.evaluate import evaluate, latency, predict, top_k, with_output
 from onnx_distill.export import export
 from onnx_distill.features import check_names, choose
 from onnx_distill.logits import MARK, find_logits
-from onnx_distill.model import data_inputs, image_input, producers, save, shape_of
+from onnx_distill.lookup import data_inputs, image_input, producers, shape_of
+from onnx_distill.model import save
 from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc, logits_back_to
 from onnx_distill.normalize.prepare import constants_of, pinned_to, prepare
 from onnx_distill.normalize.trace import check_divisions

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import onnx
 
 from onnx_distill.bits import ACTIVATION, WEIGHT, chosen_bits
+from onnx_distill.closest import closest
 from onnx_distill.config import QuantizeConfig
+from onnx_distill.edit import fresh_name
 from onnx_distill.errors import InputError
-from onnx_distill.model import closest, fresh_name
 from onnx_distill.numerics import IntegerRange, activation_range, weight_range
 from onnx_distill.placement_graph import Graph
 from onnx_distill.placement_table import OUTPUT_AXIS, WEIGHTED, weight_axis

@@ -13,10 +13,11 @@ import math
 
 import onnx
 
+from onnx_distill.closest import closest
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.errors import InputError
 from onnx_distill.logits import value_types
-from onnx_distill.model import array, closest, consumers, image_input, initializers, producers, shape_of
+from onnx_distill.lookup import array, consumers, image_input, initializers, producers, shape_of
 from onnx_distill.placement_table import ABSORBED, FLOAT_RESULT, JOINING, PASSING, SHRINKING, WEIGHTED, role_of
 from onnx_distill.targets import target_of
 

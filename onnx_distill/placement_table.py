@@ -15,7 +15,7 @@ from typing import Callable, Mapping
 
 import onnx
 
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 
 WEIGHTED = "weighted"  # input 0 activation, input 1 weight, input 2 bias
 JOINING = "joining"  # every input an activation; float where that needs fewer conversions

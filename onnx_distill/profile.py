@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_distill.errors import InputError
-from onnx_distill.model import replacing
+from onnx_distill.replacing import replacing
 from onnx_distill.step import Step
 
 MOST = 10  # kinds in the table

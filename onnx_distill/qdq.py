@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_distill.errors import InputError
-from onnx_distill.model import array, attribute, initializers, producers
+from onnx_distill.lookup import array, attribute, initializers, producers
 from onnx_distill.numerics import IntegerRange
 
 CONTAINERS: dict[int, str] = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT8: "int8"}

@@ -13,8 +13,9 @@ from onnx import numpy_helper
 from onnx_distill import numerics, qdq
 from onnx_distill.bias import align_biases
 from onnx_distill.config import QuantizeConfig
+from onnx_distill.edit import fresh_name, prune
 from onnx_distill.errors import InputError
-from onnx_distill.model import array, attribute, data_inputs, fresh_name, initializers, names, opset, producers, prune
+from onnx_distill.lookup import array, attribute, data_inputs, initializers, names, opset, producers
 from onnx_distill.normalize import opset as opsets
 from onnx_distill.placement import ActivationSite, Plan, WeightSite
 from onnx_distill.qdq import Quantizer

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from onnx_distill.bits import ACTIVATION, WEIGHT
+from onnx_distill.closest import closest
 from onnx_distill.columns import aligned
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.model import closest, replacing
+from onnx_distill.replacing import replacing
 
 FORMAT = "onnx-distill sensitivity 1"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_distill.evaluate import Evaluation
-from onnx_distill.model import replacing
+from onnx_distill.replacing import replacing
 
 RESULT = "result.json"
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_distill import model as models
+from onnx_distill.lookup import names, producers, shape_of
 
 SOFTMAX = ("Softmax", "LogSoftmax")
 
@@ -18,7 +18,7 @@ SOFTMAX = ("Softmax", "LogSoftmax")
 def add_rows(model: onnx.ModelProto) -> None:
     """In place."""
     for output in model.graph.output:
-        shape = models.shape_of(output)
+        shape = shape_of(output)
         if len(shape) > 2 and isinstance(shape[1], int) and set(shape[2:]) == {1}:
             _split(model, output.name, [0, shape[1], *shape[2:]])
 
@@ -32,14 +32,14 @@ def rows_of(value: str, made_by: dict[str, onnx.NodeProto]) -> str:
 
 
 def _split(model: onnx.ModelProto, value: str, shape: list) -> None:
-    made_by = models.producers(model)
+    made_by = producers(model)
     node = made_by.get(value)
     if node is not None and node.op_type in SOFTMAX:
         value, node = node.input[0], made_by.get(node.input[0])
     if node is None or rows_of(value, made_by) != value:
         return
     image, rows, sizes = (f"{value}/{end}" for end in ("map", "rows", "shape"))
-    if models.names(model) & {image, rows, sizes}:
+    if names(model) & {image, rows, sizes}:
         return
     place = next(i for i, other in enumerate(model.graph.node) if value in other.output)
     model.graph.node[place].output[:] = [image if name == value else name for name in node.output]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 from onnx_distill.errors import InputError
-from onnx_distill.model import replacing
+from onnx_distill.replacing import replacing
 from onnx_distill.settings import write_settings
 from onnx_distill.state import StateStore
 from onnx_distill.tensorboard import FOLDER, Board

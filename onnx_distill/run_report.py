@@ -22,10 +22,11 @@ from onnx_distill.adopt import adopt
 from onnx_distill.compare import Layer, compare
 from onnx_distill.data import Images, batches
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.model import load, replacing
+from onnx_distill.model import load
 from onnx_distill.numerics import log_softmax
 from onnx_distill.page import Answer, Disagreement, Partings, Report, to_html, to_json
 from onnx_distill.provenance import provenance
+from onnx_distill.replacing import replacing
 from onnx_distill.result import Row
 from onnx_distill.run_folder import TRAINED, read_log, student_file
 

@@ -15,7 +15,7 @@ import onnx
 
 from onnx_distill import numerics, qdq
 from onnx_distill.logits import label
-from onnx_distill.model import array, initializers
+from onnx_distill.lookup import array, initializers
 from onnx_distill.placement_table import PLACEMENT, WEIGHTED, weight_axis
 
 INT16_MAX = 2**15 - 1

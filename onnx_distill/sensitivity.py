@@ -23,7 +23,7 @@ from onnx_distill.data import Images
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import agreement, mean_kl, predict, top_k
 from onnx_distill.export import export
-from onnx_distill.model import initializers
+from onnx_distill.lookup import initializers
 from onnx_distill.placement import ActivationSite, Plan, WeightSite, plan
 from onnx_distill.quantize import quantize
 from onnx_distill.ranking import LayerLoss, Score, Sensitivity

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from onnx_distill.closest import closest
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.model import closest, replacing
+from onnx_distill.replacing import replacing
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -18,7 +18,7 @@ from typing import Any, Callable
 import numpy as np
 
 from onnx_distill.errors import InputError
-from onnx_distill.model import replacing
+from onnx_distill.replacing import replacing
 
 MAGIC = b"onnx-distill checkpoint 1\n"
 FACTS = "facts"

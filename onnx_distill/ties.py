@@ -14,7 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_distill import numerics, qdq
-from onnx_distill.model import array, initializers, producers
+from onnx_distill.lookup import array, initializers, producers
 from onnx_distill.placement_table import ABSORBED, PLACEMENT
 from onnx_distill.qdq import Quantizer
 

@@ -22,7 +22,7 @@ from onnx_distill.config import DistillConfig, TrainConfig
 from onnx_distill.data import Augment, Images
 from onnx_distill.errors import InputError
 from onnx_distill.features import choose
-from onnx_distill.model import initializers
+from onnx_distill.lookup import initializers
 from onnx_distill.optimizer import Optimizer
 from onnx_distill.order import Order
 from onnx_distill.profile import Recording

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto
 
-from onnx_distill import gradients
-from onnx_distill import model as models
+from onnx_distill import gradients, lookup
+from onnx_distill.edit import prune
 from onnx_distill.errors import InputError
 from onnx_distill.logits import label, value_types
 
@@ -81,7 +81,7 @@ class Graph:
         if value in self.constants:
             return tuple(self.constants[value].dims)
         info = self.types.get(value)
-        return tuple(models.shape_of(info)) if info is not None and info.type.tensor_type.HasField("shape") else None
+        return tuple(lookup.shape_of(info)) if info is not None and info.type.tensor_type.HasField("shape") else None
 
     def is_static(self, value: str) -> bool:
         shape = self.shape(value)
@@ -151,7 +151,7 @@ def _up_to(model: onnx.ModelProto, logits: str | None) -> onnx.ModelProto:
     part.CopyFrom(model)
     del part.graph.output[:]
     part.graph.output.add(name=logits)
-    models.prune(part)
+    prune(part)
     return part
 
 
@@ -159,23 +159,23 @@ def graph_of(model: onnx.ModelProto, parameters: Collection[str] | None = None) 
     """parameters: what is trained; None: every float initializer."""
     floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type in FLOATS}
     trained = floats - settings(model) if parameters is None else set(parameters)
-    inline = {node.output[0]: models.attribute(node, "value") for node in model.graph.node if node.op_type == "Constant"}
-    constants = {**models.initializers(model), **{name: tensor for name, tensor in inline.items() if tensor is not None}}
-    read = {name for node in model.graph.node for name in models.read_by(node)} | {v.name for v in model.graph.output}
-    return Graph(models.opset(model), constants, frozenset(read), value_types(model), frozenset(_live(model, trained)))
+    inline = {node.output[0]: lookup.attribute(node, "value") for node in model.graph.node if node.op_type == "Constant"}
+    constants = {**lookup.initializers(model), **{name: tensor for name, tensor in inline.items() if tensor is not None}}
+    read = {name for node in model.graph.node for name in lookup.read_by(node)} | {v.name for v in model.graph.output}
+    return Graph(lookup.opset(model), constants, frozenset(read), value_types(model), frozenset(_live(model, trained)))
 
 
 def _live(model: onnx.ModelProto, trained: set[str]) -> set[str]:
     """Values that change, not by leaps alone, with what is trained."""
     live = set(trained)
     for node in model.graph.node:
-        if not live.isdisjoint(models.read_by(node)) and not _is_constant(node):
+        if not live.isdisjoint(lookup.read_by(node)) and not _is_constant(node):
             live.update(name for name in node.output if name)
     return live
 
 
 def _is_constant(node: onnx.NodeProto) -> bool:
-    to_integers = node.op_type == "Cast" and models.attribute(node, "to") not in FLOATS
+    to_integers = node.op_type == "Cast" and lookup.attribute(node, "to") not in FLOATS
     return node.op_type in CONSTANT_OUTPUT or to_integers
 
 
@@ -185,7 +185,7 @@ def _refuse_unreached(model: onnx.ModelProto, parameters: Collection[str]) -> No
     for node in reversed(model.graph.node):
         if reached.intersection(node.output):
             ends += [node] if _is_constant(node) else []
-            reached.update(models.read_by(node) if not _is_constant(node) else ())
+            reached.update(lookup.read_by(node) if not _is_constant(node) else ())
     for name in parameters:
         if name not in reached:
             below = _live(model, {name})
@@ -214,20 +214,20 @@ def _conv(node: onnx.NodeProto, graph: Graph) -> str | None:
     if auto_pad not in ("NOTSET", "VALID"):
         return f"wrong gradient with auto_pad {auto_pad}; write the pads out"
     shape = graph.shape(node.input[1])
-    rank = len(shape) - 2 if shape is not None else len(models.attribute(node, "kernel_shape", []))
-    if rank != 2 and models.attribute(node, "group", 1) > 1:
+    rank = len(shape) - 2 if shape is not None else len(lookup.attribute(node, "kernel_shape", []))
+    if rank != 2 and lookup.attribute(node, "group", 1) > 1:
         return f"kills the process in {rank}D with groups; write it in 2D"
     return None
 
 
 def _max_pool(node: onnx.NodeProto, graph: Graph) -> str | None:
     """Not with storage_order 1."""
-    return "wrong gradient with storage_order 1" if models.attribute(node, "storage_order", 0) else None
+    return "wrong gradient with storage_order 1" if lookup.attribute(node, "storage_order", 0) else None
 
 
 def _leaky_relu(node: onnx.NodeProto, graph: Graph) -> str | None:
     """Not with a negative alpha."""
-    return "wrong gradient where alpha is negative" if models.attribute(node, "alpha", 0.01) < 0 else None
+    return "wrong gradient where alpha is negative" if lookup.attribute(node, "alpha", 0.01) < 0 else None
 
 
 def _clip(node: onnx.NodeProto, graph: Graph) -> str | None:
@@ -270,7 +270,7 @@ def _pow(node: onnx.NodeProto, graph: Graph) -> str | None:
 
 def _reduce(node: onnx.NodeProto, graph: Graph) -> str | None:
     """Not before opset 18 where axes are dropped."""
-    dropped = graph.opset < 18 and not models.attribute(node, "keepdims", 1)
+    dropped = graph.opset < 18 and not lookup.attribute(node, "keepdims", 1)
     return "error before opset 18 where axes are dropped; convert the model to a later opset" if dropped else None
 
 
@@ -279,7 +279,7 @@ def _slice(node: onnx.NodeProto, graph: Graph) -> str | None:
     if len(node.input) == 1:
         return "error in the attribute form, before opset 10; convert the model to a later opset"
     steps = graph.constants.get(node.input[4]) if len(node.input) > 4 else None
-    return "error with a negative step" if steps is not None and (models.array(steps) < 0).any() else None
+    return "error with a negative step" if steps is not None and (lookup.array(steps) < 0).any() else None
 
 
 def _split(node: onnx.NodeProto, graph: Graph) -> str | None:
@@ -291,7 +291,7 @@ def _split(node: onnx.NodeProto, graph: Graph) -> str | None:
 
 def _transpose(node: onnx.NodeProto, graph: Graph) -> str | None:
     """Not without perm."""
-    return None if models.attribute(node, "perm") else "error without perm; write it out"
+    return None if lookup.attribute(node, "perm") else "error without perm; write it out"
 
 
 def _where(node: onnx.NodeProto, graph: Graph) -> str | None:
@@ -306,7 +306,7 @@ def _unlike_output(node: onnx.NodeProto, graph: Graph, what: str, values: Collec
 
 
 def _text(node: onnx.NodeProto, name: str, default: str) -> str:
-    value = models.attribute(node, name, default.encode())
+    value = lookup.attribute(node, name, default.encode())
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 

@@ -14,7 +14,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_distill import qdq, runtime
-from onnx_distill.model import array, fresh_name, initializers, names, prune
+from onnx_distill.edit import fresh_name, prune
+from onnx_distill.lookup import array, initializers, names
 from onnx_distill.qdq import Quantizer
 
 RUNAWAY = 100  # times the quantized student's largest logit

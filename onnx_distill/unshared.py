@@ -12,7 +12,8 @@ from typing import List
 
 import onnx
 
-from onnx_distill.model import fresh_name, initializers, names, producers
+from onnx_distill.edit import fresh_name
+from onnx_distill.lookup import initializers, names, producers
 
 CONSTANT_STEPS = ("QuantizeLinear", "Clip", "DequantizeLinear")
 Chain = List[onnx.NodeProto]  # from a constant to the floats that a node reads

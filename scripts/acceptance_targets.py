@@ -19,6 +19,7 @@ from deploy_students import EXACT_ON, TEACHER, arguments, data, student
 from onnx_distill import machine, model, pipeline, qdq
 from onnx_distill.data import Images, Preprocess, open_images
 from onnx_distill.evaluate import top_k, with_output
+from onnx_distill.lookup import array, initializers
 from onnx_distill.saturation import saturating
 from onnx_distill.verify import find_runtime
 from onnx_distill.verify.agree import logits_value, simulate
@@ -66,12 +67,12 @@ def forms(images: Images, exported: dict[str, onnx.ModelProto], threads: int) ->
     )
     passed, full = True, None
     for name, shipped in exported.items():
-        constants = model.initializers(shipped)
+        constants = initializers(shipped)
         kinds: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
         points, scales = set(), set()
         for q in qdq.find(shipped):
             kinds[q.stored].update([q.integers.dtype])
-            points.update(np.unique(model.array(constants[q.zero_point])).tolist() if q.zero_point else [0])
+            points.update(np.unique(array(constants[q.zero_point])).tolist() if q.zero_point else [0])
             scales.update(["per channel" if q.axis is not None else "per tensor"] if q.stored else [])
         score = top1(shipped, images, None, threads)
         full = score if full is None else full

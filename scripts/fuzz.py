@@ -27,6 +27,8 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from onnx import TensorProto, numpy_helper
 
+from onnx_distill.lookup import image_input, shape_of
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 MEMORY_BYTES = 6 << 30  # of address space: the runtime's thread stacks and libraries take 2 of them
@@ -386,7 +388,6 @@ def whole_way(path: Path) -> str:
 
 
 def _images(loaded: onnx.ModelProto):
-    from onnx_distill import model
     from onnx_distill.data import Images
     from onnx_distill.errors import InputError
 
@@ -411,7 +412,7 @@ def _images(loaded: onnx.ModelProto):
         def fill(self):
             return self.values[0]
 
-    shape = [size if isinstance(size, int) and size > 0 else 8 for size in model.shape_of(model.image_input(loaded))]
+    shape = [size if isinstance(size, int) and size > 0 else 8 for size in shape_of(image_input(loaded))]
     if len(shape) < 2 or np.prod([float(size) for size in shape[1:]]) > LARGEST_IMAGE:
         raise InputError(f"nobody has images of shape {shape}.")
     return Arrays(np.random.default_rng(0).standard_normal((2, *shape[1:])).astype(np.float32))
@@ -419,10 +420,10 @@ def _images(loaded: onnx.ModelProto):
 
 def _compare(before: onnx.ModelProto, after: onnx.ModelProto, images) -> None:
     """Where the runtime takes the file as it is, what was made of it answers the same."""
-    from onnx_distill import model, runtime
+    from onnx_distill import runtime
     from onnx_distill.errors import InputError
 
-    fixed = model.shape_of(model.image_input(before))[0]
+    fixed = shape_of(image_input(before))[0]
     batch = images.values[: fixed if isinstance(fixed, int) else None]
     try:
         session = runtime.open_session(before, 1, optimized=False)

@@ -24,7 +24,7 @@ from onnx_distill import (
     quantize,
 )
 from onnx_distill.config import DistillConfig, QuantizeConfig
-from onnx_distill.model import initializers
+from onnx_distill.lookup import initializers
 from onnx_distill.step import Step
 
 ROOT = Path(__file__).resolve().parent.parent

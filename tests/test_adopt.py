@@ -9,7 +9,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnx_distill import artifacts, pipeline, qdq, runtime
 from onnx_distill.adopt import adopt
 from onnx_distill.errors import InputError
-from onnx_distill.model import array, initializers
+from onnx_distill.lookup import array, initializers
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>

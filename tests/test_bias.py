@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from onnx_distill import numerics, qdq
 from onnx_distill.bias import align_biases, biased_sides
 from onnx_distill.export import export
-from onnx_distill.model import array, initializers
+from onnx_distill.lookup import array, initializers
 from onnx_distill.train import with_parameters
 
 BODIES = {

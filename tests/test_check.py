@@ -14,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_distill import check
 from onnx_distill import model as models
 from onnx_distill.errors import InputError
+from onnx_distill.lookup import opset
+from onnx_distill.weightless import without_weights
 
 
 def parse(
@@ -49,7 +51,7 @@ def test_other_ir_versions_are_refused(version):
 
 @pytest.mark.parametrize("version", [7, 9, 13, 17, 21])
 def test_opsets_from_7_on_are_taken(version):
-    assert models.opset(models.load(parse(header=f'ir_version: 8, opset_import: ["": {version}]'))) == version
+    assert opset(models.load(parse(header=f'ir_version: 8, opset_import: ["": {version}]'))) == version
 
 
 @pytest.mark.parametrize("version", [-1, 1, 6, 1000])
@@ -213,4 +215,4 @@ def test_a_loaded_model_keeps_one_copy_of_its_weights():
     model = parse()
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((2000, 3), np.float32), "w"))
     assert models.load(model) == model
-    assert models.without_weights(model).ByteSize() < 500
+    assert without_weights(model).ByteSize() < 500

@@ -11,7 +11,7 @@ from onnx_distill.compare import compare, render_layers, worst_first
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import with_output
-from onnx_distill.model import initializers
+from onnx_distill.lookup import initializers
 
 
 def batches(model: onnx.ModelProto) -> list[np.ndarray]:

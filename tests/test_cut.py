@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
+from onnx_distill import lookup
 from onnx_distill import model as models
 from onnx_distill.cut import cut, put_back_tail
 from onnx_distill.errors import InputError
@@ -127,14 +128,14 @@ def test_cut_model_passes_the_full_check(name):
 def test_cut_output_has_a_name_a_type_and_a_shape():
     (output,) = cut(TEACHERS["softmax"]).graph.output
     assert (output.name, output.type.tensor_type.elem_type) == (LOGITS, onnx.TensorProto.FLOAT)
-    assert models.shape_of(output) == ["?", 3]
+    assert lookup.shape_of(output) == ["?", 3]
 
 
 def test_cut_keeps_names_metadata_and_opset_and_drops_the_unused():
     teacher = TEACHERS["softmax"]
     student = cut(teacher)
     assert [node.name for node in student.graph.node] == ["Conv", "Act", LOGITS]
-    assert sorted(models.initializers(student)) == ["flat", "two", "w"]
+    assert sorted(lookup.initializers(student)) == ["flat", "two", "w"]
     assert {entry.key: entry.value for entry in student.metadata_props} == {"classes": "three", MARK: LOGITS}
     assert (student.opset_import, student.ir_version, student.producer_name) == (teacher.opset_import, 8, "test")
 
@@ -269,7 +270,7 @@ def test_student_with_a_later_opset_gets_the_tail_in_that_opset():
     body = BODY + f'p = Softmax("{LOGITS}") u = Unsqueeze<axes = [0]>(p) y = Squeeze<axes = [0]>(u)'
     teacher, later = make_net(body, "float[N, 3] y", opset=12), TEACHERS["softmax"]
     whole = models.load(put_back_tail(cut(later), teacher))
-    assert models.opset(whole) == 13
+    assert lookup.opset(whole) == 13
     np.testing.assert_array_equal(run(whole)[0], run(teacher)[0])
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from onnx_distill.cli import main
 from onnx_distill.execution import execution, render_execution
 from onnx_distill.export import export
-from onnx_distill.model import initializers
+from onnx_distill.lookup import initializers
 
 BODY = """
     a = Conv<pads = [1, 1, 1, 1]>(x, w, b) r = Relu(a)

@@ -10,7 +10,7 @@ from onnx import helper
 
 from onnx_distill import numerics, qdq
 from onnx_distill.export import export
-from onnx_distill.model import array, initializers, producers
+from onnx_distill.lookup import array, initializers, producers
 
 FLAT = CONV + "r = Flatten(a) "
 BODIES = {  # name: nodes, outputs, an operator of the optimized graph that shows the fusion

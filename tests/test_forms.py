@@ -13,11 +13,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_distill import artifacts, pipeline
+from onnx_distill import artifacts, lookup, pipeline
 from onnx_distill import model as models
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import ArrayImages, Preprocess
+from onnx_distill.edit import rename_values
 from onnx_distill.inspect import inspect
 from onnx_distill.normalize.prepare import prepare
 from onnx_distill.optimizer import Optimizer
@@ -98,7 +99,7 @@ def as_nodes(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
 
 def renamed(model: onnx.ModelProto, new: dict[str, str], nodes: list[str]) -> onnx.ModelProto:
     for node, name in zip(model.graph.node, nodes):
-        models.rename_values(node, new)
+        rename_values(node, new)
         node.name = name
     for named in [*model.graph.initializer, *model.graph.input, *model.graph.output]:
         named.name = new.get(named.name, named.name)
@@ -159,7 +160,7 @@ FORMS = {
 
 
 KNOWN = onnx.defs.onnx_opset_version()  # older releases of onnx do not know the newest operators
-FORMS = {name: model for name, model in FORMS.items() if models.opset(model) <= KNOWN}
+FORMS = {name: model for name, model in FORMS.items() if lookup.opset(model) <= KNOWN}
 
 
 def loaded(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
@@ -169,8 +170,8 @@ def loaded(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 
 def some_images(model: onnx.ModelProto) -> ArrayImages:
-    image = models.image_input(model)
-    sizes, rng = [size if isinstance(size, int) else 8 for size in models.shape_of(image)[1:]], np.random.default_rng(1)
+    image = lookup.image_input(model)
+    sizes, rng = [size if isinstance(size, int) else 8 for size in lookup.shape_of(image)[1:]], np.random.default_rng(1)
     if image.type.tensor_type.elem_type == TensorProto.UINT8:
         pixels = rng.integers(0, 256, (16, *sizes)).astype(np.uint8)
     else:

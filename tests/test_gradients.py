@@ -14,7 +14,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.fake_quant import fake_quantized
 from onnx_distill.gradients import RULES, differentiable
 from onnx_distill.gradients_pool import POOL_RULES
-from onnx_distill.model import initializers
+from onnx_distill.lookup import initializers
 
 RIGHT = 2e-6  # float32 gradients, differences in float64: 5e-7 is the worst that was seen
 IMAGES = "float[2, 3, 4, 4]"

@@ -11,7 +11,7 @@ from onnx_distill import runtime
 from onnx_distill.errors import InputError
 from onnx_distill.formula import Formula, Value
 from onnx_distill.gradients_pool import POOL_RULES
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 
 
 class Lone:

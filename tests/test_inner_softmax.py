@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from onnx_distill.artifacts import trainable
 from onnx_distill.export import export
-from onnx_distill.model import array, initializers
+from onnx_distill.lookup import array, initializers
 
 ATTENTION = """
     a = Reshape(x, tokens) q = MatMul(a, wq) k = MatMul(a, wk) kt = Transpose<perm = [0, 2, 1]>(k) s = MatMul(q, kt)

@@ -10,7 +10,7 @@ from graphs import CONV, FEATURES, IMAGES, net, random_images, relative_error, s
 from onnx_distill import qdq
 from onnx_distill.evaluate import with_output
 from onnx_distill.integer_form import integer_form
-from onnx_distill.model import array, initializers, producers
+from onnx_distill.lookup import array, initializers, producers
 
 VECTOR = np.float32([1, -2, 0.5, 3])
 GATED = "h = HardSwish(a) y = Conv(h, w2, b2)"

@@ -11,11 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_distill import fake_quant, runtime
 from onnx_distill.config import DistillConfig
+from onnx_distill.lookup import attribute
 from onnx_distill.lower import blocked, lower
 from onnx_distill.lower.depthwise import lower_depthwise
 from onnx_distill.lower.identities import lower_identities
 from onnx_distill.lower.nodes import value_shapes
-from onnx_distill.model import attribute
 
 BATCH = 4
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")

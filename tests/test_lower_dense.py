@@ -11,10 +11,10 @@ from onnx import numpy_helper
 from test_lower import assert_same, batch, everything
 
 from onnx_distill.config import DistillConfig
+from onnx_distill.lookup import attribute
 from onnx_distill.lower import blocked
 from onnx_distill.lower.inner_products import lower_inner_products
 from onnx_distill.lower.layouts import lower_layouts
-from onnx_distill.model import attribute
 
 BATCH = 4
 

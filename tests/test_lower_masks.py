@@ -10,9 +10,9 @@ from test_lower import BATCH, batch, everything
 
 import onnx_distill.lower as lowering
 from onnx_distill import runtime
+from onnx_distill.lookup import attribute, opset
 from onnx_distill.lower.masks import SHORT, lower_masks
 from onnx_distill.lower.opset import raised
-from onnx_distill.model import attribute, opset
 
 
 def masked(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

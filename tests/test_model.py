@@ -1,17 +1,17 @@
-"""model.py: files in and out whole or not at all, and look-ups."""
+"""model.py: files in and out, whole or not at all, and checked."""
 
 from __future__ import annotations
 
-import errno
 import os
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper, parser
+from onnx import numpy_helper, parser
 
 from onnx_distill import model as models
 from onnx_distill.errors import InputError
+from onnx_distill.lookup import array, initializers
 from onnx_distill.runtime import open_session
 
 
@@ -57,8 +57,8 @@ def test_save_writes_the_same_bytes_each_time(tmp_path):
 
 def test_load_reads_external_data_bit_exact(tmp_path):
     save_external(make_model(), tmp_path / "m.onnx", "m.data")
-    weights = models.initializers(models.load(tmp_path / "m.onnx"))["w"]
-    assert models.array(weights).tobytes() == models.array(make_model().graph.initializer[0]).tobytes()
+    weights = initializers(models.load(tmp_path / "m.onnx"))["w"]
+    assert array(weights).tobytes() == array(make_model().graph.initializer[0]).tobytes()
     assert not weights.external_data
 
 
@@ -160,39 +160,6 @@ def test_model_with_a_value_that_nothing_makes_is_refused():
         models.load(model)
 
 
-def test_replacing_puts_the_file_in_place_only_at_the_end(tmp_path):
-    target = tmp_path / "out"
-    with models.replacing(target) as temporary:
-        temporary.write_text("new")
-        assert not target.exists()
-    assert target.read_text() == "new" and os.listdir(tmp_path) == ["out"]
-
-
-def test_replacing_gives_the_permissions_of_an_ordinary_file(tmp_path):
-    (tmp_path / "ordinary").write_text("")
-    with models.replacing(tmp_path / "out"):
-        pass
-    assert (tmp_path / "out").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
-
-
-@pytest.mark.parametrize("error", [RuntimeError("planted"), KeyboardInterrupt("planted")], ids=["error", "ctrl-c"])
-def test_failure_inside_replacing_keeps_the_old_file_and_leaves_nothing(tmp_path, error):
-    target = tmp_path / "out"
-    target.write_text("old")
-    with pytest.raises(type(error), match="planted"), models.replacing(target) as temporary:
-        temporary.write_text("half")
-        raise error
-    assert target.read_text() == "old" and os.listdir(tmp_path) == ["out"]
-
-
-def test_full_disk_inside_replacing_is_an_input_error_and_leaves_nothing(tmp_path):
-    complaint = "cannot write .*out: No space left on device. Free space"
-    with pytest.raises(InputError, match=complaint), models.replacing(tmp_path / "out") as temporary:
-        temporary.write_text("half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert os.listdir(tmp_path) == []
-
-
 def test_saving_into_a_folder_that_does_not_exist_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="cannot write .*nowhere.*No such file"):
         models.save(make_model(), tmp_path / "nowhere" / "m.onnx")
@@ -203,91 +170,6 @@ def test_saving_over_a_folder_is_an_input_error_and_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match="cannot write .*m.onnx"):
         models.save(make_model(), tmp_path / "m.onnx")
     assert os.listdir(tmp_path) == ["m.onnx"]
-
-
-BRANCHING = """<ir_version: 8, opset_import: ["" : 13]>
-net (float[N, 2] x, bool cond) => (float[N, 2] y)
-<float[2] inner = {1, 2}, float[2] deep = {3, 4}, float[2] unused = {5, 6}> {
-    shown = Add(x, inner)
-    hidden = Add(x, deep)
-    dead = Add(x, unused)
-    y = If(cond) <
-        then_branch = g1 () => (float[N, 2] t) { t = Identity(shown) },
-        else_branch = g2 () => (float[N, 2] e) {
-            e = If(cond) <
-                then_branch = g3 () => (float[N, 2] a) { a = Identity(hidden) },
-                else_branch = g4 () => (float[N, 2] b) { b = Identity(x) }
-            >
-        }
-    >
-}"""
-
-
-def test_prune_keeps_what_subgraphs_read_and_drops_the_rest():
-    model = parser.parse_model(BRANCHING)
-    models.prune(model)
-    assert [node.output[0] for node in model.graph.node] == ["shown", "hidden", "y"]
-    assert set(models.initializers(model)) == {"inner", "deep"}
-    assert [value.name for value in model.graph.input] == ["x", "cond"]
-
-
-def test_prune_twice_is_prune_once():
-    once = parser.parse_model(BRANCHING)
-    models.prune(once)
-    twice = models.load(once)
-    models.prune(twice)
-    assert once == twice
-
-
-def test_read_by_lists_outer_values_only():
-    node = parser.parse_model(BRANCHING).graph.node[-1]
-    assert set(models.read_by(node)) == {"cond", "shown", "hidden", "x"}
-
-
-def test_image_input_leaves_out_listed_initializers_and_wants_exactly_one():
-    model = make_model()
-    model.graph.input.append(helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [100, 11]))
-    assert models.image_input(model).name == "x"
-    with pytest.raises(InputError, match=r"has 2 inputs \('x', 'cond'\); wanted exactly one"):
-        models.image_input(parser.parse_model(BRANCHING))
-
-
-def test_quantized_node_finds_it_in_the_graph_and_inside_branches():
-    assert models.quantized_node(parser.parse_model(BRANCHING)) is None
-    model = parser.parse_model(BRANCHING)
-    inner = model.graph.node[-1].attribute[1].g.node[0].attribute[0].g.node[0]
-    inner.op_type = "QuantizeLinear"
-    assert models.quantized_node(model) == inner
-
-
-def test_opset_is_that_of_the_default_domain_and_0_without_one():
-    model = make_model()
-    model.opset_import.append(helper.make_opsetid("com.example", 99))
-    assert models.opset(model) == 13
-    del model.opset_import[0]
-    assert models.opset(model) == 0
-
-
-def test_shapes_are_numbers_names_or_question_marks():
-    value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, None])
-    assert models.shape_of(value) == ["N", 3, "?"]
-
-
-def test_fresh_name_is_never_a_taken_one():
-    taken = {"a", "a_1"}
-    assert [models.fresh_name("a", taken), models.fresh_name("a", taken), models.fresh_name("b", taken)] == [
-        "a_2",
-        "a_3",
-        "b",
-    ]
-    assert taken == {"a", "a_1", "a_2", "a_3", "b"}
-
-
-def test_attribute_is_the_python_value_or_the_default():
-    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], auto_pad="VALID")
-    assert models.attribute(node, "strides") == [2, 2]
-    assert models.attribute(node, "auto_pad") == b"VALID"
-    assert models.attribute(node, "group", 1) == 1
 
 
 def test_checker_error_without_words_is_still_one_line(monkeypatch):

@@ -15,6 +15,7 @@ from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.data import ArrayImages, Preprocess
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import predict
+from onnx_distill.lookup import array, initializers, shape_of
 from onnx_distill.normalize.prepare import prepare
 
 RECIPE = TrainConfig(epochs=2, batch_size=8, threads=1)
@@ -295,11 +296,8 @@ def test_any_form_of_input_goes_the_whole_way_and_comes_out_as_it_was(kind, tmp_
     assert distilled.measured.agreement > 0.9 and float_row.measured.agreement == 1
     deployed, given = models.load(outcome.student).graph.input[0], teacher.graph.input[0]
     assert deployed.type.tensor_type.elem_type == given.type.tensor_type.elem_type
-    sizes = [
-        wanted if isinstance(wanted, int) else found
-        for found, wanted in zip(models.shape_of(deployed), models.shape_of(given))
-    ]
-    assert models.shape_of(deployed)[1:] == sizes[1:] and all(isinstance(size, int) for size in sizes[1:])
+    sizes = [wanted if isinstance(wanted, int) else found for found, wanted in zip(shape_of(deployed), shape_of(given))]
+    assert shape_of(deployed)[1:] == sizes[1:] and all(isinstance(size, int) for size in sizes[1:])
 
 
 def test_constants_of_the_student_are_given_to_the_teacher(tiny_teacher, images):
@@ -311,7 +309,7 @@ def test_constants_of_the_student_are_given_to_the_teacher(tiny_teacher, images)
     student = pipeline.quantize_with_images(pipeline.cut(prepare(teacher, constants={"temperature": 2})), images, W3A3)
     made = pipeline.logits_model(student, teacher)
     assert [value.name for value in made.graph.input] == ["image"]
-    assert models.array(models.initializers(made)["temperature"]) == 2
+    assert array(initializers(made)["temperature"]) == 2
     assert [value.name for value in pipeline.deployable(student, teacher).graph.input] == ["image"]
 
 

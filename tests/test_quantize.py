@@ -12,7 +12,7 @@ from onnx_distill import numerics, qdq
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.errors import InputError
 from onnx_distill.integer_form import integer_form
-from onnx_distill.model import array, consumers, initializers, opset, producers
+from onnx_distill.lookup import array, consumers, initializers, opset, producers
 from onnx_distill.numerics import activation_range, weight_range
 from onnx_distill.placement import plan
 from onnx_distill.quantize import quantize, with_quantizable_opset

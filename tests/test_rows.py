@@ -12,7 +12,7 @@ from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import ArrayImages, Preprocess
 from onnx_distill.logits import find_logits
-from onnx_distill.model import shape_of
+from onnx_distill.lookup import shape_of
 from onnx_distill.normalize.prepare import prepare
 
 LOGITS = "a = Conv<pads = [1, 1, 1, 1]>(x, w, b) r = Relu(a) g = GlobalAveragePool(r) "

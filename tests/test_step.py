@@ -10,8 +10,8 @@ from onnx import numpy_helper
 from onnx_distill import artifacts, runtime
 from onnx_distill.config import DistillConfig, QuantizeConfig
 from onnx_distill.errors import InputError
+from onnx_distill.lookup import initializers
 from onnx_distill.loss import log_softmax
-from onnx_distill.model import initializers
 
 COLUMN = (4, 1, 1, 1)  # a value for each output channel of a Conv
 LABELS_ALONE = DistillConfig(alpha=0)

@@ -14,7 +14,7 @@ from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut
 from onnx_distill.errors import InputError
 from onnx_distill.export import export
-from onnx_distill.model import array, initializers, producers
+from onnx_distill.lookup import array, initializers, producers
 from onnx_distill.saturation import saturating
 from onnx_distill.targets import TARGETS, target_of
 

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from onnx_distill import qdq
 from onnx_distill.evaluate import with_output
-from onnx_distill.model import array, initializers, producers
+from onnx_distill.lookup import array, initializers, producers
 from onnx_distill.ties import CLEAR, avoid_ties, clearance
 
 GATED = CONV + "h = HardSwish(a) y = Conv(h, w2, b2)"

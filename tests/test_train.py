@@ -15,7 +15,7 @@ from onnx_distill.config import DistillConfig, TrainConfig
 from onnx_distill.data import ArrayImages, Preprocess
 from onnx_distill.errors import InputError
 from onnx_distill.feature_error import feature_error
-from onnx_distill.model import initializers
+from onnx_distill.lookup import initializers
 from onnx_distill.state import StateStore
 from onnx_distill.train import Progress, rate_share, train, with_parameters
 

@@ -18,7 +18,7 @@ from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import Images
 from onnx_distill.evaluate import agreement
-from onnx_distill.model import image_input, shape_of
+from onnx_distill.lookup import image_input, shape_of
 from onnx_distill.normalize import normalize
 from onnx_distill.normalize.image_form import as_images, is_nhwc
 from onnx_distill.normalize.prepare import prepare

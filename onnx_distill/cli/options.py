@@ -16,7 +16,7 @@ from onnx_distill.cli.terminal import verbosity_options
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.data import PRESETS
 from onnx_distill.mixed import SIZES
-from onnx_distill.model import check_writable
+from onnx_distill.replacing import check_writable
 
 MOST_THREADS = 1024  # more are a slip of the hand, and bring a machine to its knees
 DEFAULT = {**asdict(QuantizeConfig()), **asdict(DistillConfig()), **asdict(TrainConfig())}

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from onnx_distill.closest import closest
 from onnx_distill.data.idx import looks_like_idx, read_idx, sibling_labels
 from onnx_distill.data.images import Images, stretched
 from onnx_distill.data.labels import checked_labels, parse_labels
 from onnx_distill.data.preprocess import AS_STORED, Preprocess
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.model import closest
 
 NPY, ZIP = b"\x93NUMPY", b"PK"
 IMAGE_KEYS, LABEL_KEYS = ("images", "x"), ("labels", "y")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from onnx_distill.closest import closest
 from onnx_distill.errors import InputError
-from onnx_distill.model import closest
 
 SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .gif .bmp .webp .tif .tiff .ppm .pgm .pnm".split())
 

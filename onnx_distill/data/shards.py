@@ -10,9 +10,9 @@ from typing import Iterator
 
 import numpy as np
 
+from onnx_distill.closest import closest
 from onnx_distill.data.listing import SUFFIXES, Entry, Listing
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.model import closest
 
 LABEL_SUFFIX = ".cls"  # WebDataset: 0001.jpg, 0001.cls
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")

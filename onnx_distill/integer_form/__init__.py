@@ -11,8 +11,8 @@ from typing import Iterable
 
 import onnx
 
+from onnx_distill.edit import prune
 from onnx_distill.integer_form import bounds_first, channel_scale, closed_gates, flatten, hard_gates
-from onnx_distill.model import prune
 from onnx_distill.normalize.graph import Graph
 
 # Each has OPS, the operators that it looks at; find(node, graph) -> the nodes that it would change beside this one, or None where it must

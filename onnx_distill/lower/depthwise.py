@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import onnx
 
+from onnx_distill.lookup import attribute
 from onnx_distill.lower.nodes import Constants, Nodes, rewritten
-from onnx_distill.model import attribute
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from collections import Counter
 
 import onnx
 
+from onnx_distill.lookup import attribute
 from onnx_distill.lower.nodes import Constants, Nodes, with_nodes
-from onnx_distill.model import attribute
 
 
 def lower_inner_products(training: onnx.ModelProto) -> onnx.ModelProto:

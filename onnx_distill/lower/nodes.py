@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
+from onnx_distill.edit import prune
 from onnx_distill.lower.blocked import DOMAIN
-from onnx_distill.model import prune
 
 # Operators whose result has one value for each value of their (broadcast) operands, whatever the layout.
 ELEMENTWISE = frozenset(

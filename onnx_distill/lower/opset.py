@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import onnx
 
+from onnx_distill.lookup import attribute, opset
 from onnx_distill.lower.nodes import Constants, with_nodes
-from onnx_distill.model import attribute, opset
 
 AXES_ARE_INPUTS = 18
 REDUCTIONS = tuple(f"Reduce{kind}" for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod SumSquare".split())

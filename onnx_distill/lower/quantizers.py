@@ -14,8 +14,8 @@ import onnx
 from onnx import helper
 
 from onnx_distill import qdq
+from onnx_distill.edit import prune
 from onnx_distill.fake_quant import DOMAIN, FakeQuantModel
-from onnx_distill.model import prune
 from onnx_distill.qdq import Quantizer
 
 COLUMNS = "FakeQuantizeAxis1Of2"  # how the operators of matrices with a scale for each column begin, see fake_quant.py

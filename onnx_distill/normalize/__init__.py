@@ -7,7 +7,7 @@ from types import ModuleType
 
 import onnx
 
-from onnx_distill import model as models
+from onnx_distill.edit import prune
 from onnx_distill.normalize import (
     absorb_pad,
     affine,
@@ -133,7 +133,7 @@ def normalize_in_place(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Re
         done += fired
     for preparation in FINISHING:
         done += [Rewrite(_name(preparation), "", label) for label in preparation.rewrite(graph)]
-    models.prune(graph.finish())
+    prune(graph.finish())
     return model, done
 
 

@@ -14,7 +14,7 @@ import math
 import numpy as np
 import onnx
 
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.pad import full_pads
 from onnx_distill.normalize.window import Window, auto_pad

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.pad import full_pads
 from onnx_distill.normalize.scaling import Scaling, scaling_of

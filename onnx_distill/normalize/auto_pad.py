@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import onnx
 
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.window import Window, auto_pad
 

@@ -15,14 +15,16 @@ import math
 import numpy as np
 import onnx
 
-from onnx_distill import model as models
 from onnx_distill import runtime
+from onnx_distill.edit import fresh_name
 from onnx_distill.errors import InputError, first_line
 from onnx_distill.logits import label
+from onnx_distill.lookup import attribute, data_inputs, shape_of
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.resize import by_scales
 from onnx_distill.normalize.shapes import MEASURING
 from onnx_distill.normalize.trace import Trace, walk
+from onnx_distill.weightless import take_nodes, without_weights
 
 TIMES = 5  # the other batch size, in batches: a factor that shapes seldom have
 CLOSE = 1e-4  # relative; sums are made in another order when the batch is another
@@ -69,8 +71,8 @@ def free(graph: Graph) -> tuple[list[str], str]:
 
 
 def _fixed_batch(model: onnx.ModelProto) -> int | None:
-    inputs = models.data_inputs(model)
-    shape = models.shape_of(inputs[0]) if len(inputs) == 1 else []
+    inputs = data_inputs(model)
+    shape = shape_of(inputs[0]) if len(inputs) == 1 else []
     return shape[0] if len(shape) > 1 and isinstance(shape[0], int) and shape[0] > 0 else None
 
 
@@ -79,9 +81,9 @@ class _Attempt:
 
     def __init__(self, graph: Graph, fixed: int, choice: str):
         self.graph, self.fixed, self.choice = graph, fixed, choice
-        self.image = models.data_inputs(graph.model)[0].name
+        self.image = data_inputs(graph.model)[0].name
         self.before, self.after = Trace(graph, fixed), Trace(graph, fixed * TIMES)
-        self.original = models.without_weights(graph.model, graph.nodes)
+        self.original = without_weights(graph.model, graph.nodes)
         self.changed = walk(graph, [self.before, self.after], self._visit)
 
     def problem(self) -> str:
@@ -128,7 +130,7 @@ class _Attempt:
 
     def _reshape(self, node: onnx.NodeProto) -> list[onnx.NodeProto] | None:
         wanted, moving = self.before.content(node.input[1]), self._moving(node.input[0])
-        if wanted is None or not moving or len(moving) > 1 or models.attribute(node, "allowzero", 0):
+        if wanted is None or not moving or len(moving) > 1 or attribute(node, "allowzero", 0):
             return None
         read = self.before.known_shape(node.input[0])
         made = _resolved(wanted, read)
@@ -163,7 +165,7 @@ class _Attempt:
         if None in moving or len(grows) != 1 or all(moving):
             return None
         axis, rank = grows.pop(), len(self.before.known_shape(node.input[0]))
-        if models.attribute(node, "axis") % rank == axis or self.fixed != 1 or self.graph.opset < 15:
+        if attribute(node, "axis") % rank == axis or self.fixed != 1 or self.graph.opset < 15:
             return None
         nodes: list[onnx.NodeProto] = []
         inputs: list[str] = []
@@ -197,10 +199,10 @@ class _Attempt:
             return False
         rank, moving = len(self.before.known_shape(outputs[0])), [self._moving(name) if name else [] for name in node.input]
         if node.op_type in ("Gemm", "MatMul"):
-            return moving[0] == [0] and not any(moving[1:]) and not models.attribute(node, "transA", 0)
+            return moving[0] == [0] and not any(moving[1:]) and not attribute(node, "transA", 0)
         if node.op_type in ALONG_AXIS:
-            return models.attribute(node, "axis", ALONG_AXIS[node.op_type]) % rank != 0
-        if node.op_type == "Transpose" and models.attribute(node, "perm", [1])[0] != 0:
+            return attribute(node, "axis", ALONG_AXIS[node.op_type]) % rank != 0
+        if node.op_type == "Transpose" and attribute(node, "perm", [1])[0] != 0:
             return False
         return all(axes in ([], [0]) for axes in moving) and (moving[0] == [0] or self._ranks_agree(node, rank))
 
@@ -215,7 +217,7 @@ class _Attempt:
         if self.image not in self.before.types:
             return "the size of its images is free; give --input-shape"
         images, model = self._images(), self.graph.finish()  # the weights' contents, which the runtime needs
-        models.take_nodes(model, self.original)
+        take_nodes(model, self.original)
         declared = [self._copies(values) for values in self._values()]
         try:
             wanted = [_answers(model, self.image, part) for part in np.split(images, 3)]
@@ -247,9 +249,9 @@ class _Attempt:
         """Write the nodes and the free axes into the model."""
         graph = self.graph.with_nodes().graph
         taken = {dim.dim_param for value in [*graph.input, *graph.output] for dim in value.type.tensor_type.shape.dim}
-        name = models.fresh_name("batch", taken)
+        name = fresh_name("batch", taken)
         del graph.value_info[:]  # they may say the old batch; shape inference says the new one
-        for value in [*models.data_inputs(self.graph.model), *graph.output]:
+        for value in [*data_inputs(self.graph.model), *graph.output]:
             for axis in self._moving(value.name) or []:
                 if axis < len(value.type.tensor_type.shape.dim):
                     value.type.tensor_type.shape.dim[axis].dim_param = name

@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_distill import model as models
 from onnx_distill import runtime
 from onnx_distill.errors import InputError
 from onnx_distill.logits import label
+from onnx_distill.lookup import shape_of
+from onnx_distill.weightless import SMALL
 
 
 def size_bytes(node: onnx.NodeProto, inputs: dict[str, np.ndarray], imports) -> int | None:
@@ -27,7 +28,7 @@ def size_bytes(node: onnx.NodeProto, inputs: dict[str, np.ndarray], imports) -> 
 
 
 def _bytes_of(value: onnx.ValueInfoProto) -> int | None:
-    shape = models.shape_of(value) if value.type.tensor_type.HasField("shape") else ["?"]
+    shape = shape_of(value) if value.type.tensor_type.HasField("shape") else ["?"]
     if not value.type.tensor_type.elem_type or not all(isinstance(size, int) for size in shape):
         return None
     return math.prod(map(int, shape)) * onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).itemsize
@@ -67,7 +68,7 @@ def _alone(node: onnx.NodeProto, inputs: dict[str, np.ndarray], imports) -> onnx
     model.graph.name = "one"
     model.graph.node.append(node)
     for name, array in inputs.items():
-        if array.size <= models.SMALL:
+        if array.size <= SMALL:
             model.graph.initializer.append(numpy_helper.from_array(array, name))
         else:
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)

@@ -13,12 +13,13 @@ from collections import deque
 import numpy as np
 import onnx
 
-from onnx_distill import model as models
 from onnx_distill.errors import InputError
 from onnx_distill.logits import label
+from onnx_distill.lookup import QUANTIZED_OPS, array, attribute
 from onnx_distill.normalize import compute
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.trace import UNSETTLED
+from onnx_distill.weightless import SMALL
 
 MOST_BYTES = 2**30  # made by the nodes of one model; VGG-19 in onnx's light form makes 575 MB of weights by ConstantOfShape
 SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
@@ -71,7 +72,7 @@ class _Folding:
         return True
 
     def _dense(self, sparse: onnx.SparseTensorProto, name: str) -> np.ndarray:
-        values, places = models.array(sparse.values), models.array(sparse.indices)
+        values, places = array(sparse.values), array(sparse.indices)
         self._count(math.prod(sparse.dims) * values.itemsize, name)
         dense = np.zeros(tuple(sparse.dims), values.dtype)
         flat = places if places.ndim == 1 else np.ravel_multi_index(tuple(places.T), dense.shape)
@@ -80,8 +81,8 @@ class _Folding:
 
     def _constant_of_shape(self, node: onnx.NodeProto) -> bool:
         shape = tuple(map(int, np.asarray(self.graph.constant(node.input[0]))))
-        filled_with = models.attribute(node, "value")
-        value = np.zeros(1, np.float32) if filled_with is None else models.array(filled_with)
+        filled_with = attribute(node, "value")
+        value = np.zeros(1, np.float32) if filled_with is None else array(filled_with)
         if min(shape, default=0) < 0:
             raise InputError(
                 f"ConstantOfShape {label(node)!r} has shape {list(shape)}; wanted no negative size. Export it again."
@@ -102,7 +103,7 @@ class _Folding:
         return made is not None
 
     def _count(self, size: int, name: str) -> None:
-        self.made_bytes += size if size > models.SMALL else 0
+        self.made_bytes += size if size > SMALL else 0
         if self.made_bytes > MOST_BYTES:
             raise InputError(
                 f"the constants that the model makes up to {name!r} are of {self.made_bytes / 1e9:.1f} GB; wanted at most "
@@ -111,6 +112,6 @@ class _Folding:
 
 
 def _may_fold(node: onnx.NodeProto) -> bool:
-    is_quantized = node.op_type in models.QUANTIZED_OPS or node.op_type.startswith("QLinear")
+    is_quantized = node.op_type in QUANTIZED_OPS or node.op_type.startswith("QLinear")
     has_subgraph = any(entry.type in SUBGRAPHS for entry in node.attribute)
     return not (is_quantized or has_subgraph or node.op_type in UNSETTLED or (not node.input and node.op_type != "Constant"))

@@ -20,7 +20,7 @@ from typing import Tuple
 import numpy as np
 import onnx
 
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 
 OPS = ("Einsum",)

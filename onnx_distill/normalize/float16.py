@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from onnx_distill import model as models
+from onnx_distill import lookup
+from onnx_distill.edit import rename_values
 from onnx_distill.logits import label
 from onnx_distill.normalize.graph import Graph
 
@@ -31,7 +32,7 @@ def rewrite(graph: Graph) -> list[str]:
         is_edge = any(node is edge for edge in edges)
         changed = not is_edge and (_make_identity(made) if id(node) in idle else _convert(made))
         done += [label(node)] if changed else []
-        models.rename_values(made, outputs if is_edge else {**inputs, **outputs})
+        rename_values(made, outputs if is_edge else {**inputs, **outputs})
         nodes.append(made)
     if not (done or inputs or outputs):
         return []
@@ -47,7 +48,7 @@ def _is_edge(node: onnx.NodeProto, graph: Graph) -> bool:
     """A Cast from an input to float32, or to an output that nothing reads."""
     if node.op_type != "Cast":
         return False
-    to, source, result = models.attribute(node, "to"), node.input[0], node.output[0]
+    to, source, result = lookup.attribute(node, "to"), node.input[0], node.output[0]
     is_input = graph.producer(source) is None and not graph.is_constant(source)
     if is_input and to == TensorProto.FLOAT and graph.dtype(source) in OTHER_FLOATS:
         return True
@@ -55,13 +56,13 @@ def _is_edge(node: onnx.NodeProto, graph: Graph) -> bool:
 
 
 def _is_between_floats(node: onnx.NodeProto, graph: Graph) -> bool:
-    return node.op_type == "Cast" and models.attribute(node, "to") in FLOATS and graph.dtype(node.input[0]) in FLOATS
+    return node.op_type == "Cast" and lookup.attribute(node, "to") in FLOATS and graph.dtype(node.input[0]) in FLOATS
 
 
 def _names_inside(graph: Graph, edges: list[onnx.NodeProto]) -> tuple[dict[str, str], dict[str, str]]:
     """What inputs and outputs of another type are called inside, as float32."""
     inputs, outputs = {}, {}
-    for value in models.data_inputs(graph.model):
+    for value in lookup.data_inputs(graph.model):
         readers = [node for node in graph.readers(value.name) if not any(node is edge for edge in edges)]
         if value.type.tensor_type.elem_type in OTHER_FLOATS and readers:
             inputs[value.name] = graph.fresh(f"{value.name}/float32")
@@ -116,7 +117,7 @@ def _convert_attribute(entry: onnx.AttributeProto) -> bool:
 def _convert_tensor(tensor: onnx.TensorProto) -> bool:
     if tensor.data_type not in OTHER_FLOATS:
         return False
-    tensor.CopyFrom(numpy_helper.from_array(as_float32(models.array(tensor)), tensor.name))
+    tensor.CopyFrom(numpy_helper.from_array(as_float32(lookup.array(tensor)), tensor.name))
     return True
 
 

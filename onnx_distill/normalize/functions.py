@@ -9,10 +9,12 @@ from __future__ import annotations
 import onnx
 from onnx import inliner
 
-from onnx_distill import model as models
+from onnx_distill.edit import rename_values
 from onnx_distill.errors import InputError, first_line
 from onnx_distill.logits import label
+from onnx_distill.lookup import array, attribute
 from onnx_distill.normalize.graph import Graph
+from onnx_distill.weightless import take_nodes, without_weights
 
 
 def rewrite(graph: Graph) -> list[str]:
@@ -24,7 +26,7 @@ def _inline_functions(graph: Graph) -> list[str]:
     called = [label(node) for node in graph.nodes if (node.domain, node.op_type) in calls]
     if calls:
         model = graph.with_nodes()
-        models.take_nodes(model, _inlined(models.without_weights(model)))
+        take_nodes(model, _inlined(without_weights(model)))
         del model.functions[:]
         graph.read_in(model)
     return called
@@ -53,15 +55,15 @@ def _take_branches(graph: Graph) -> list[str]:
 def _condition(value: str, graph: Graph) -> bool | None:
     made_by = graph.producer(value)
     if made_by is not None and made_by.op_type == "Constant":
-        tensor = models.attribute(made_by, "value")
-        return None if tensor is None else bool(models.array(tensor).reshape(-1)[0])
+        tensor = attribute(made_by, "value")
+        return None if tensor is None else bool(array(tensor).reshape(-1)[0])
     known = graph.constant(value)
     return None if known is None or known.size != 1 else bool(known.reshape(-1)[0])
 
 
 def branch_taken(node: onnx.NodeProto, condition: bool, graph: Graph) -> list[onnx.NodeProto]:
     """What takes the place of an If: the nodes of a branch, with names that nothing else in the graph has, making its outputs."""
-    branch = models.attribute(node, "then_branch" if condition else "else_branch")
+    branch = attribute(node, "then_branch" if condition else "else_branch")
     inner = [*(name for other in branch.node for name in other.output if name), *(t.name for t in branch.initializer)]
     new = {name: graph.fresh(name) for name in inner}
     for tensor in branch.initializer:
@@ -76,6 +78,6 @@ def branch_taken(node: onnx.NodeProto, condition: bool, graph: Graph) -> list[on
 def _renamed(node: onnx.NodeProto, new: dict[str, str], graph: Graph) -> onnx.NodeProto:
     made = onnx.NodeProto()
     made.CopyFrom(node)
-    models.rename_values(made, new)
+    rename_values(made, new)
     made.name = graph.fresh(node.name) if node.name else ""
     return made

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import onnx
 
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 
 OPS = ("Gemm", "Add")

@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from onnx_distill import model as models
+from onnx_distill.edit import fresh_name, keep, rename_values
 from onnx_distill.logits import label, value_types
+from onnx_distill.lookup import initializers, opset, read_by, shape_of
+from onnx_distill.weightless import SMALL
 
 NUMBERS = (
     TensorProto.FLOAT,
@@ -35,7 +37,7 @@ class Graph:
         self._edited: dict[str, np.ndarray] = {}
         self._lifted: dict[str, onnx.TensorProto] = {}
         self._labels_lifted = [self._lift(node, model) for node in _large_constants(model)]
-        models.keep(model.graph.node, lambda node: not self._lifted.keys() & set(node.output))
+        keep(model.graph.node, lambda node: not self._lifted.keys() & set(node.output))
         self.read_in(model)
 
     def _lift(self, node: onnx.NodeProto, model: onnx.ModelProto) -> str:
@@ -52,11 +54,11 @@ class Graph:
     def read_in(self, model: onnx.ModelProto) -> None:
         """Hold `model`, or look again at the one held, whose nodes were changed by others since `finish` or `with_nodes`."""
         self.model = model
-        self.opset = models.opset(model)
+        self.opset = opset(model)
         self.outputs = {value.name for value in model.graph.output}
         self._order = [_copy(node) for node in model.graph.node]
-        self._initializers = models.initializers(model)
-        models.keep(model.graph.value_info, lambda value: value.name not in self._initializers)  # their shapes may change
+        self._initializers = initializers(model)
+        keep(model.graph.value_info, lambda value: value.name not in self._initializers)  # their shapes may change
         self._names = {name for node in self._order for name in (node.name, *node.input, *node.output)}
         self._names |= {value.name for value in model.graph.input} | set(self._initializers)
         self._readers: dict[str, list[onnx.NodeProto]] = {}
@@ -99,7 +101,7 @@ class Graph:
         return None if tensor is None else numpy_helper.to_array(tensor)
 
     def tensor(self, value: str) -> onnx.TensorProto | None:
-        """The name, type and shape of an initializer, or None; its contents too where it has at most models.SMALL elements."""
+        """The name, type and shape of an initializer, or None; its contents too where it has at most SMALL elements."""
         return self._initializers.get(value)
 
     def is_constant(self, value: str) -> bool:
@@ -117,7 +119,7 @@ class Graph:
         if value in self._initializers:
             return tuple(self._initializers[value].dims)
         info = self._type_of(value)
-        return tuple(models.shape_of(info)) if info is not None and info.type.tensor_type.HasField("shape") else None
+        return tuple(shape_of(info)) if info is not None and info.type.tensor_type.HasField("shape") else None
 
     def sizes(self, value: str, axes: Iterable[int] | None = None) -> tuple[int, ...] | None:
         """Sizes along these axes (else along all behind batch and channels); None where one of them is free or unknown."""
@@ -146,7 +148,7 @@ class Graph:
 
     def fresh(self, base: str) -> str:
         """A name, like `base`, that nothing in the graph has."""
-        return models.fresh_name(base, self._names)
+        return fresh_name(base, self._names)
 
     def add_constant(self, array: np.ndarray, base: str) -> str:
         """The name of a new initializer with these values."""
@@ -178,7 +180,7 @@ class Graph:
         tensor, array = self._initializer(name), np.asarray(array)
         self._forget_shape(name, array.shape)
         self._forget_contents(name)
-        if array.size <= models.SMALL or array.dtype.kind not in "fiub":  # the rest: strings, types of other libraries
+        if array.size <= SMALL or array.dtype.kind not in "fiub":  # the rest: strings, types of other libraries
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
         else:
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -243,7 +245,7 @@ class Graph:
         """Everything that reads `old` reads `new`; graph outputs keep their names, so `old` must be none."""
         for node in self.readers(old):
             self._leave(node)
-            models.rename_values(node, {old: new})
+            rename_values(node, {old: new})
             self._enter(node)
 
     def remove(self, node: onnx.NodeProto) -> bool:
@@ -265,13 +267,13 @@ class Graph:
         return True
 
     def _enter(self, node: onnx.NodeProto) -> None:
-        for name in dict.fromkeys(models.read_by(node)):
+        for name in dict.fromkeys(read_by(node)):
             self._readers.setdefault(name, []).append(node)
         self._producers.update({name: node for name in node.output if name})
         self._types_are_old = True
 
     def _leave(self, node: onnx.NodeProto) -> None:
-        for name in dict.fromkeys(models.read_by(node)):
+        for name in dict.fromkeys(read_by(node)):
             self._readers[name] = [other for other in self._readers[name] if other is not node]
         for name in node.output:
             if self._producers.get(name) is node:
@@ -293,7 +295,7 @@ class Graph:
 
 
 def _large_constants(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Constant nodes with more than models.SMALL numbers that are no output of the graph."""
+    """Constant nodes with more than SMALL numbers that are no output of the graph."""
     outputs = {value.name for value in model.graph.output}
     return [node for node in model.graph.node if outputs.isdisjoint(node.output) and _is_large_constant(node)]
 
@@ -302,7 +304,7 @@ def _is_large_constant(node: onnx.NodeProto) -> bool:
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attribute) != 1:
         return False
     tensor = node.attribute[0].t
-    return tensor.data_type in NUMBERS and math.prod(tensor.dims) > models.SMALL
+    return tensor.data_type in NUMBERS and math.prod(tensor.dims) > SMALL
 
 
 def _bytes(content: np.ndarray | TensorProto) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from onnx_distill import model as models
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 
 OPS = ("GroupNormalization", "MeanVarianceNormalization")
@@ -25,14 +25,14 @@ def rewrite(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
 
 
 def _groups(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
-    x, groups, shape = node.input[0], models.attribute(node, "num_groups", 1), graph.shape(node.input[0])
+    x, groups, shape = node.input[0], attribute(node, "num_groups", 1), graph.shape(node.input[0])
     per_channel = [graph.constant(name) for name in node.input[1:3]]
     if shape is None or not isinstance(shape[1], int) or any(values is None for values in per_channel):
         return None
     flat = graph.add_constant(np.array([0, groups, -1]), f"{node.output[0]}/groups")
     ones, zeros = (graph.add_constant(np.full(groups, n, np.float32), f"{node.output[0]}/{n}") for n in (1, 0))
     grouped = graph.node("Reshape", [x, flat], node)
-    epsilon = models.attribute(node, "epsilon", 1e-5)
+    epsilon = attribute(node, "epsilon", 1e-5)
     normal = graph.node("InstanceNormalization", [grouped.output[0], ones, zeros], node, epsilon=epsilon)
     whole = graph.node("Shape", [x], node)
     back = graph.node("Reshape", [normal.output[0], whole.output[0]], node)
@@ -47,7 +47,7 @@ def _groups(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
 
 
 def _mean_variance(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto]:
-    axes = models.attribute(node, "axes", [0, 2, 3])
+    axes = attribute(node, "axes", [0, 2, 3])
     nodes = _mean(node.input[0], axes, node, graph)
     nodes.append(graph.node("Sub", [node.input[0], nodes[-1].output[0]], node))
     centred = nodes[-1].output[0]

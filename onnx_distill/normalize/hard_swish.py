@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import onnx
 
-from onnx_distill import model as models
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.match import close, line, made_by, multiples, polynomial, products, same
 
@@ -57,7 +57,7 @@ def _swished(value: str, graph: Graph) -> str | None:
 def _is_gate_of(x: str, node: onnx.NodeProto, factor: float, graph: Graph) -> bool:
     """Whether factor times the node's output is clip(x / 6 + 0.5, 0, 1)."""
     if node.op_type == "HardSigmoid":
-        alpha, beta = models.attribute(node, "alpha", 0.2), models.attribute(node, "beta", 0.5)
+        alpha, beta = attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)
         scale = polynomial(node.input[0], x, graph)
         return scale is not None and close(factor, 1) and same(scale * alpha, beta * 0, 1 / 6) and close(beta, 0.5)
     high = _height(node, graph)

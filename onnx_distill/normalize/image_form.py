@@ -9,8 +9,9 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from onnx_distill import model as models
+from onnx_distill.edit import fresh_name, rename_values
 from onnx_distill.logits import value_types
+from onnx_distill.lookup import image_input, names, shape_of
 
 TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
@@ -18,7 +19,7 @@ CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
 def as_images(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that takes float32 [n, channels, height, width] under the same name; the model itself where it does already."""
-    image = models.image_input(model)
+    image = image_input(model)
     dtype, nhwc = image.type.tensor_type.elem_type, is_nhwc(image)
     if dtype == TensorProto.FLOAT and not nhwc:
         return model
@@ -26,16 +27,16 @@ def as_images(model: onnx.ModelProto) -> onnx.ModelProto:
     made.CopyFrom(model)
     if nhwc:
         _put_in_front(made, "Transpose", perm=TO_NHWC)
-        _permute(models.image_input(made), TO_NCHW)
+        _permute(image_input(made), TO_NCHW)
     if dtype != TensorProto.FLOAT:
         _put_in_front(made, "Cast", to=dtype)
-        models.image_input(made).type.tensor_type.elem_type = TensorProto.FLOAT
+        image_input(made).type.tensor_type.elem_type = TensorProto.FLOAT
     return made
 
 
 def back_to(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
     """The model itself, which now takes what the original takes, in type and layout; a size that was pinned stays pinned."""
-    now, wanted = models.image_input(model), models.image_input(original)
+    now, wanted = image_input(model), image_input(original)
     if is_nhwc(wanted) and not is_nhwc(now):
         _put_in_front(model, "Transpose", perm=TO_NCHW)
         _permute(now, TO_NHWC)
@@ -63,11 +64,11 @@ def logits_back_to(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.Mo
 
 
 def _logits_cast(model: onnx.ModelProto, to: int) -> onnx.ModelProto:
-    logits, taken = model.graph.output[0], models.names(model)
-    inner = models.fresh_name(f"{logits.name}/Cast", taken)
+    logits, taken = model.graph.output[0], names(model)
+    inner = fresh_name(f"{logits.name}/Cast", taken)
     for node in model.graph.node:
-        models.rename_values(node, {logits.name: inner})
-    name = models.fresh_name(f"{inner}/node", taken)
+        rename_values(node, {logits.name: inner})
+    name = fresh_name(f"{inner}/node", taken)
     model.graph.node.append(helper.make_node("Cast", [inner], [logits.name], name, to=to))
     logits.type.tensor_type.elem_type = to
     return model
@@ -75,7 +76,7 @@ def _logits_cast(model: onnx.ModelProto, to: int) -> onnx.ModelProto:
 
 def is_nhwc(image: onnx.ValueInfoProto) -> bool:
     """Whether the channels are the last axis, as far as sizes tell: 1, 3 or 4 there, and something else where NCHW has them."""
-    shape = models.shape_of(image)
+    shape = shape_of(image)
     return len(shape) == 4 and shape[3] in CHANNELS and shape[1] not in CHANNELS
 
 
@@ -89,8 +90,8 @@ def _permute(image: onnx.ValueInfoProto, order: list[int]) -> None:
 
 def _put_in_front(model: onnx.ModelProto, op: str, **attributes) -> None:
     """A node between the images and all that reads them."""
-    image, taken = models.image_input(model).name, models.names(model)
-    new = models.fresh_name(f"{image}/{op}", taken)
+    image, taken = image_input(model).name, names(model)
+    new = fresh_name(f"{image}/{op}", taken)
     for node in model.graph.node:
-        models.rename_values(node, {image: new})
-    model.graph.node.insert(0, helper.make_node(op, [image], [new], models.fresh_name(f"{new}/node", taken), **attributes))
+        rename_values(node, {image: new})
+    model.graph.node.insert(0, helper.make_node(op, [image], [new], fresh_name(f"{new}/node", taken), **attributes))

@@ -6,15 +6,16 @@ on the inputs that have no initializer.
 
 from __future__ import annotations
 
-from onnx_distill import model as models
+from onnx_distill.edit import keep
+from onnx_distill.lookup import initializers
 from onnx_distill.normalize.graph import Graph
 
 OLDEST_IR = 8  # of opset 17
 
 
 def rewrite(graph: Graph) -> list[str]:
-    model, constants = graph.model, models.initializers(graph.model)
+    model, constants = graph.model, initializers(graph.model)
     model.ir_version = max(model.ir_version, OLDEST_IR)
     listed = [value.name for value in model.graph.input if value.name in constants]
-    models.keep(model.graph.input, lambda value: value.name not in constants)
+    keep(model.graph.input, lambda value: value.name not in constants)
     return listed

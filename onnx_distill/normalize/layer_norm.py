@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from onnx_distill import model as models
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.match import made_by, with_number
 
@@ -117,9 +117,9 @@ def _shifted(value: str, graph: Graph) -> tuple[str, float] | None:
 def _mean_of(value: str, graph: Graph) -> tuple[str, tuple[int, ...]] | None:
     """(what is averaged, over which axes) by a ReduceMean that keeps them."""
     node = made_by(value, graph, "ReduceMean")
-    if node is None or not models.attribute(node, "keepdims", 1):
+    if node is None or not attribute(node, "keepdims", 1):
         return None
-    given = graph.constant(node.input[1]) if len(node.input) > 1 else models.attribute(node, "axes", None)
+    given = graph.constant(node.input[1]) if len(node.input) > 1 else attribute(node, "axes", None)
     rank = graph.rank(node.input[0])
     if given is None or rank is None:
         return None

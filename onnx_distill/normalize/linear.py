@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from onnx_distill.logits import label
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.scaling import Scaling
 

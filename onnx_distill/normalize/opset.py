@@ -15,10 +15,12 @@ import numpy as np
 import onnx
 from onnx import defs, inliner, version_converter
 
-from onnx_distill import model as models
+from onnx_distill import lookup
+from onnx_distill.edit import keep
 from onnx_distill.errors import InputError, first_line
 from onnx_distill.logits import label
 from onnx_distill.normalize.graph import Graph
+from onnx_distill.weightless import take_nodes, without_weights
 
 USABLE = 13  # quantizers along an axis
 OLDEST = 17
@@ -35,7 +37,7 @@ def rewrite(graph: Graph) -> list[str]:
 
 def into_range(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model itself, now of opset OLDEST to NEWEST, or as near as onnx can bring it. Raises InputError below USABLE."""
-    before, problem = models.opset(model), ""
+    before, problem = lookup.opset(model), ""
     for target in [NEWEST] if before > NEWEST else range(OLDEST, max(before, USABLE - 1), -1):
         try:
             return to_opset(model, target)
@@ -48,20 +50,20 @@ def into_range(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def to_opset(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
     """The model itself, with the nodes of another opset. Raises InputError, and leaves it as it was, where that cannot be."""
-    have = models.opset(model)
+    have = lookup.opset(model)
     if have > NEWEST:
         _declare_older(model)
-    if models.opset(model) != target:
-        models.take_nodes(model, _converted(model, target))
+    if lookup.opset(model) != target:
+        take_nodes(model, _converted(model, target))
     return model
 
 
 def _converted(model: onnx.ModelProto, target: int) -> onnx.ModelProto:
-    have, light = models.opset(model), models.without_weights(model)
+    have, light = lookup.opset(model), without_weights(model)
     for node in light.graph.node:
         _check(node, have, target)
-        if node.op_type == "Pad" and have < 11 and models.attribute(node, "mode", b"constant") != b"constant":
-            models.keep(node.attribute, lambda entry: entry.name != "value")
+        if node.op_type == "Pad" and have < 11 and lookup.attribute(node, "mode", b"constant") != b"constant":
+            keep(node.attribute, lambda entry: entry.name != "value")
     try:
         made = version_converter.convert_version(light, target)
     except FAILURES as error:
@@ -79,9 +81,9 @@ def _problem(have: int, why: str) -> str:
 
 
 def _check(node: onnx.NodeProto, have: int, target: int) -> None:
-    if node.op_type == "Hardmax" and have < 13 and models.attribute(node, "axis", 1) != -1:
+    if node.op_type == "Hardmax" and have < 13 and lookup.attribute(node, "axis", 1) != -1:
         raise InputError(_problem(have, f"Hardmax {label(node)!r} meant something else before opset 13"))
-    if node.op_type == "BatchNormalization" and models.attribute(node, "spatial", 1) == 0:
+    if node.op_type == "BatchNormalization" and lookup.attribute(node, "spatial", 1) == 0:
         raise InputError(_problem(have, f"BatchNormalization {label(node)!r} with spatial = 0 is in no later one"))
     if node.op_type == "GroupNormalization" and have < NEWEST <= target:
         raise InputError(_problem(have, f"onnx writes the scale of GroupNormalization {label(node)!r} wrongly for {target}"))
@@ -89,21 +91,21 @@ def _check(node: onnx.NodeProto, have: int, target: int) -> None:
 
 def _old_resize(model: onnx.ModelProto) -> None:
     """What Resize and Upsample did before opset 11: no pixel centres, and the pixel above when they made an image smaller."""
-    tensors = {node.output[0]: models.attribute(node, "value") for node in model.graph.node if node.op_type == "Constant"}
-    tensors.update(models.initializers(model))
+    tensors = {node.output[0]: lookup.attribute(node, "value") for node in model.graph.node if node.op_type == "Constant"}
+    tensors.update(lookup.initializers(model))
     for node in (node for node in model.graph.node if node.op_type == "Resize"):
         scales = tensors.get(node.input[2])
         # at most one for each axis of an image; more is no scale, and not worth the memory
-        known = models.array(scales) if scales is not None and math.prod(scales.dims) <= 4 else np.ones(1)
+        known = lookup.array(scales) if scales is not None and math.prod(scales.dims) <= 4 else np.ones(1)
         nearest = "ceil" if (known < 1).any() else "floor"
         modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": nearest}
-        models.keep(node.attribute, lambda entry: entry.name not in modes)  # noqa: B023
+        keep(node.attribute, lambda entry: entry.name not in modes)  # noqa: B023
         node.attribute.extend(onnx.helper.make_attribute(name, mode) for name, mode in modes.items())
 
 
 def _declare_older(model: onnx.ModelProto) -> None:
     """From opset 22 on operators have new types, a few have new attributes, and a few are new: these are written out."""
-    have, light = models.opset(model), models.without_weights(model)
+    have, light = lookup.opset(model), without_weights(model)
     newer = {node.op_type for node in light.graph.node if _is_default(node) and not _known(node.op_type, NEWEST)}
     if newer:
         light = _written_out(light, sorted(newer))
@@ -113,7 +115,7 @@ def _declare_older(model: onnx.ModelProto) -> None:
             raise InputError(_problem(have, f"{node.op_type} {label(node)!r} {problem}"))
     for entry in light.opset_import:
         entry.version = NEWEST if entry.domain in ("", "ai.onnx") else entry.version
-    models.take_nodes(model, light)
+    take_nodes(model, light)
 
 
 def _is_default(node: onnx.NodeProto) -> bool:
@@ -135,14 +137,14 @@ def _written_out(light: onnx.ModelProto, operators: list[str]) -> onnx.ModelProt
     wanted = [("", operator) for operator in operators]
     for node in light.graph.node:
         if _is_default(node) and node.op_type in operators:
-            _add_defaults(node, models.opset(light))
+            _add_defaults(node, lookup.opset(light))
     for tensor in light.graph.initializer:  # whose types the inliner does not look up
         light.graph.value_info.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     try:
         return inliner.inline_selected_functions(light, wanted, inline_schema_functions=True)
     except (RuntimeError, TypeError) as error:  # TypeError: onnx 1.19 has no such argument
         why = f"{operators[0]} came later and onnx cannot write it out: {first_line(error)}"
-        raise InputError(_problem(models.opset(light), why)) from None
+        raise InputError(_problem(lookup.opset(light), why)) from None
 
 
 def _add_defaults(node: onnx.NodeProto, opset: int) -> None:

@@ -15,8 +15,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
-from onnx_distill import model as models
+from onnx_distill import lookup
 from onnx_distill.check import check_tensor
+from onnx_distill.edit import keep
 from onnx_distill.errors import InputError
 from onnx_distill.normalize.opset import NEWEST, to_opset
 from onnx_distill.rows import add_rows
@@ -36,14 +37,14 @@ def prepare(
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    held = {*models.initializers(made), *(constants or {})}
+    held = {*lookup.initializers(made), *(constants or {})}
     for name, value in (constants or {}).items():
         made.graph.initializer.append(_constant(model, name, value))
         made.metadata_props.add(key=MARK + name, value=_text(made.graph.initializer[-1]))
-    models.keep(made.graph.input, lambda value: value.name not in held)
+    keep(made.graph.input, lambda value: value.name not in held)
     made.ir_version = max(made.ir_version, OLDEST_IR)
     _free_negative(made)
-    if models.opset(made) > NEWEST:
+    if lookup.opset(made) > NEWEST:
         to_opset(made, NEWEST)
     add_rows(made)
     if input_shape is not None:
@@ -54,8 +55,8 @@ def prepare(
 def constants_of(student: onnx.ModelProto, teacher: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Input of the teacher -> constant that the student has for it, as an initializer or, worked into weights since, as metadata."""
     marks = {entry.key[len(MARK) :]: entry.value for entry in student.metadata_props if entry.key.startswith(MARK)}
-    held = {**{name: _parse(name, text) for name, text in marks.items()}, **models.initializers(student)}
-    return {value.name: models.array(held[value.name]) for value in models.data_inputs(teacher) if value.name in held}
+    held = {**{name: _parse(name, text) for name, text in marks.items()}, **lookup.initializers(student)}
+    return {value.name: lookup.array(held[value.name]) for value in lookup.data_inputs(teacher) if value.name in held}
 
 
 def _text(tensor: TensorProto) -> str:
@@ -75,9 +76,9 @@ def _parse(name: str, text: str) -> TensorProto:
 
 def one_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     """The images. Raises InputError where there are other inputs, with what to say about them."""
-    inputs = models.data_inputs(model)
+    inputs = lookup.data_inputs(model)
     if len(inputs) < 2:
-        return models.image_input(model)
+        return lookup.image_input(model)
     image = _image(model)
     rest = [value for value in inputs if value.name != image.name]
     listed = ", ".join(f"{value.name!r} {_describe(value)}" for value in rest)
@@ -89,36 +90,36 @@ def one_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
 
 def pinned_to(model: onnx.ModelProto, shape: Sequence[int]) -> onnx.ModelProto:
     """The model, with height and width pinned to those of images [*shape] where it leaves them free; else itself."""
-    return model if _is_fixed(models.image_input(model)) else prepare(model, shape)
+    return model if _is_fixed(lookup.image_input(model)) else prepare(model, shape)
 
 
 def image_shape(model: onnx.ModelProto) -> tuple[int, ...]:
     """Shape of one image, without the batch axis. Raises InputError where some of it is free."""
     image = one_input(model)
-    free = [str(size) for size in models.shape_of(image)[1:] if not isinstance(size, int)]
+    free = [str(size) for size in lookup.shape_of(image)[1:] if not isinstance(size, int)]
     if free:
         raise InputError(
             f"input {image.name!r} is {_describe(image)}, in which {', '.join(free)} is free; wanted a size for each. "
             "Give --input-shape, such as 3x224x224."
         )
-    return tuple(size for size in models.shape_of(image)[1:] if isinstance(size, int))
+    return tuple(size for size in lookup.shape_of(image)[1:] if isinstance(size, int))
 
 
 def _image(model: onnx.ModelProto) -> onnx.ValueInfoProto:
     """The input with the most axes, of those that may be images the first."""
-    inputs = models.data_inputs(model)
+    inputs = lookup.data_inputs(model)
     if not inputs:
-        return models.image_input(model)
-    return max(inputs, key=lambda value: (value.type.tensor_type.elem_type in IMAGE_TYPES, len(models.shape_of(value))))
+        return lookup.image_input(model)
+    return max(inputs, key=lambda value: (value.type.tensor_type.elem_type in IMAGE_TYPES, len(lookup.shape_of(value))))
 
 
 def _is_fixed(image: onnx.ValueInfoProto) -> bool:
-    return all(isinstance(size, int) for size in models.shape_of(image)[1:])
+    return all(isinstance(size, int) for size in lookup.shape_of(image)[1:])
 
 
 def _describe(value: onnx.ValueInfoProto) -> str:
     dtype = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
-    return f"{dtype} [{', '.join(map(str, models.shape_of(value)))}]"
+    return f"{dtype} [{', '.join(map(str, lookup.shape_of(value)))}]"
 
 
 def _free_negative(model: onnx.ModelProto) -> None:
@@ -130,7 +131,7 @@ def _free_negative(model: onnx.ModelProto) -> None:
 
 
 def _pin(image: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
-    dims, have = image.type.tensor_type.shape.dim[1:], models.shape_of(image)[1:]
+    dims, have = image.type.tensor_type.shape.dim[1:], lookup.shape_of(image)[1:]
     clash = any(isinstance(size, int) and size != wanted for size, wanted in zip(have, shape))
     if len(dims) != len(shape) or clash or min(shape, default=1) < 1:
         raise InputError(
@@ -142,7 +143,7 @@ def _pin(image: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
 
 
 def _constant(model: onnx.ModelProto, name: str, value: object) -> TensorProto:
-    inputs = {given.name: given for given in models.data_inputs(model)}
+    inputs = {given.name: given for given in lookup.data_inputs(model)}
     if name not in inputs:
         known = ", ".join(map(repr, inputs)) or "none"
         raise InputError(f"--constant names {name!r}, which is no input of the model; its inputs: {known}.")
@@ -153,7 +154,7 @@ def _constant(model: onnx.ModelProto, name: str, value: object) -> TensorProto:
 
 
 def _filled(array: np.ndarray, given: onnx.ValueInfoProto) -> np.ndarray:
-    shape = models.shape_of(given)
+    shape = lookup.shape_of(given)
     least = tuple(size if isinstance(size, int) else 1 for size in shape)
     if array.size == math.prod(least):
         return array.reshape(least)

@@ -14,8 +14,8 @@ from typing import Sequence
 import numpy as np
 import onnx
 
-from onnx_distill import model as models
 from onnx_distill import runtime
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 
 CROPS = b"tf_crop_and_resize"
@@ -32,12 +32,8 @@ def by_scales(node: onnx.NodeProto, read: Sequence[int], made: Sequence[int], gr
         or tuple(read[:2]) != tuple(made[:2])
     ):
         return None
-    mode = models.attribute(node, "coordinate_transformation_mode", b"half_pixel")
-    if (
-        models.attribute(node, "axes")
-        or mode == CROPS
-        or models.attribute(node, "keep_aspect_ratio_policy", b"stretch") != b"stretch"
-    ):
+    mode = attribute(node, "coordinate_transformation_mode", b"half_pixel")
+    if attribute(node, "axes") or mode == CROPS or attribute(node, "keep_aspect_ratio_policy", b"stretch") != b"stretch":
         return None
     scales = _scales(node, read, made, graph)
     if scales is None:

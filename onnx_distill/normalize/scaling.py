@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from onnx_distill import model as models
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 
 ARITHMETIC = ("Mul", "Add", "Div", "Sub")
@@ -79,13 +79,13 @@ def scaling_of(node: onnx.NodeProto, graph: Graph) -> tuple[str, Scaling] | None
 def _of_statistics(node: onnx.NodeProto, graph: Graph) -> Scaling | None:
     """gain * (x - mean) / sqrt(variance + epsilon) + bias, along axis 1."""
     known = [_floats(name, graph) for name in node.input[1:5]]
-    if models.attribute(node, "training_mode", 0) or any(graph.is_used(name) for name in node.output[1:]):
+    if attribute(node, "training_mode", 0) or any(graph.is_used(name) for name in node.output[1:]):
         return None
     if any(array is None or array.ndim != 1 for array in known):
         return None
     gain, bias, mean, variance = (np.asarray(array) for array in known)
     with np.errstate(all="ignore"):
-        scale = gain / np.sqrt(variance + models.attribute(node, "epsilon", 1e-5))
+        scale = gain / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
         return _finite(scale, bias - mean * scale, 1)
 
 

@@ -14,8 +14,8 @@ from typing import Optional, Tuple
 import numpy as np
 import onnx
 
-from onnx_distill import model as models
 from onnx_distill.logits import label
+from onnx_distill.lookup import attribute, data_inputs, shape_of
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.resize import by_scales
 from onnx_distill.normalize.trace import Trace, walk
@@ -27,10 +27,10 @@ CANONICAL = frozenset(["Shape", "Concat", "Mul", "Squeeze"])
 
 
 def rewrite(graph: Graph) -> list[str]:
-    inputs = models.data_inputs(graph.model)
-    if len(inputs) != 1 or not any(isinstance(size, int) for size in models.shape_of(inputs[0])[1:]):
+    inputs = data_inputs(graph.model)
+    if len(inputs) != 1 or not any(isinstance(size, int) for size in shape_of(inputs[0])[1:]):
         return []
-    fixed = models.shape_of(inputs[0])[0]
+    fixed = shape_of(inputs[0])[0]
     one, two = (Trace(graph, fixed if isinstance(fixed, int) else size) for size in (FIRST, SECOND))
     done = walk(graph, [one, two])
     for fold in (_fold_reshape, _fold_gather, _fold_resize):
@@ -41,14 +41,14 @@ def rewrite(graph: Graph) -> list[str]:
 
 
 def _fold_reshape(node: onnx.NodeProto, graph: Graph, one: Trace, two: Trace) -> bool:
-    if node.op_type != "Reshape" or graph.is_constant(node.input[1]) or models.attribute(node, "allowzero", 0):
+    if node.op_type != "Reshape" or graph.is_constant(node.input[1]) or attribute(node, "allowzero", 0):
         return False
     return _put_reshape(node, graph, one, two)
 
 
 def _fold_gather(node: onnx.NodeProto, graph: Graph, one: Trace, two: Trace) -> bool:
     """A Gather that takes every row in its order (x[arange(batch)], as torch writes a pooled mean) only reshapes."""
-    if node.op_type != "Gather" or models.attribute(node, "axis", 0) != 0 or graph.is_constant(node.input[1]):
+    if node.op_type != "Gather" or attribute(node, "axis", 0) != 0 or graph.is_constant(node.input[1]):
         return False
     rows = [(trace.contents.get(node.input[1]), trace.shape(node.input[0])) for trace in (one, two)]
     if any(row is None or not shape or not np.array_equal(row.reshape(-1), np.arange(shape[0])) for row, shape in rows):

@@ -15,15 +15,16 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from onnx_distill import model as models
 from onnx_distill import runtime
 from onnx_distill.logits import label
+from onnx_distill.lookup import attribute, data_inputs, shape_of
 from onnx_distill.normalize import compute
 from onnx_distill.normalize.functions import branch_taken
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.stand_in import stand_in
+from onnx_distill.weightless import SMALL, without_weights
 
-MOST_ELEMENTS = models.SMALL  # of contents worth knowing: shapes, positions
+MOST_ELEMENTS = SMALL  # of contents worth knowing: shapes, positions
 ANY = ((5, 224), (7, 320))  # batches, and height and width where they are free: of no interest to any graph
 MOST_RUN = (
     2**24
@@ -44,8 +45,8 @@ class Trace:
         self.contents: dict[str, np.ndarray] = {}
         self._imports = list(graph.model.opset_import)
         self.broken: onnx.NodeProto | None = None  # the first node that cannot take what it reads at this batch size
-        for value in models.data_inputs(graph.model):
-            shape = [batch, *(free if isinstance(size, str) and free else size for size in models.shape_of(value)[1:])]
+        for value in data_inputs(graph.model):
+            shape = [batch, *(free if isinstance(size, str) and free else size for size in shape_of(value)[1:])]
             if all(isinstance(size, int) for size in shape):
                 self.types[value.name] = (value.type.tensor_type.elem_type, tuple(map(int, shape)))
 
@@ -84,7 +85,7 @@ class Trace:
 
     def _measure(self, node: onnx.NodeProto) -> None:
         shape = self.known_shape(node.input[0])
-        start, end = models.attribute(node, "start", 0), models.attribute(node, "end", len(shape))
+        start, end = attribute(node, "start", 0), attribute(node, "end", len(shape))
         self._set(node.output[0], np.asarray(shape[start:end], np.int64))
 
     def _set(self, value: str, array: np.ndarray) -> None:
@@ -100,7 +101,7 @@ class Trace:
             self._run_on_ones(node)  # an operator that onnx does not know, or shapes that do not fit: the runtime decides
             return
         for value in [*made.output, *made.value_info]:
-            shape = models.shape_of(value) if value.type.tensor_type.HasField("shape") else ["?"]
+            shape = shape_of(value) if value.type.tensor_type.HasField("shape") else ["?"]
             if all(isinstance(size, int) for size in shape) and value.type.tensor_type.elem_type:
                 self.types[value.name] = (value.type.tensor_type.elem_type, tuple(map(int, shape)))
         if node.domain not in ("", "ai.onnx") and any(name not in self.types for name in _named(node.output)):
@@ -176,8 +177,8 @@ def declared(model: onnx.ModelProto, value: str) -> onnx.ValueInfoProto | None:
     """Type and shape of a value as they are for images of every number and size, where onnx's inference alone does not find
     them; None where sizes other than the batch are not always the same, or not known.
     """
-    graph = Graph(models.without_weights(model))
-    image = models.shape_of(models.data_inputs(model)[0]) if len(models.data_inputs(model)) == 1 else []
+    graph = Graph(without_weights(model))
+    image = shape_of(data_inputs(model)[0]) if len(data_inputs(model)) == 1 else []
     fixed = image[0] if image and isinstance(image[0], int) else None
     one, two = (Trace(graph, fixed or batch, size) for batch, size in ANY)
     walk(graph, [one, two])
@@ -193,7 +194,7 @@ def declared(model: onnx.ModelProto, value: str) -> onnx.ValueInfoProto | None:
 def check_divisions(model: onnx.ModelProto) -> None:
     """Raises InputError where whole numbers that come out of shapes are divided by zero, which kills the process (runtime 1.19.2)."""
     if {"Div", "Mod"} & {node.op_type for node in model.graph.node} and any(n.op_type == "Shape" for n in model.graph.node):
-        graph = Graph(models.without_weights(model))
+        graph = Graph(without_weights(model))
         trace = Trace(graph, 1)
         walk(graph, [trace])
         for node in graph.nodes:
@@ -202,7 +203,7 @@ def check_divisions(model: onnx.ModelProto) -> None:
 
 def first_empty(model: onnx.ModelProto) -> str | None:
     """The operator and label of the first node that makes nothing, as where images are smaller than the poolings want."""
-    graph = Graph(models.without_weights(model))
+    graph = Graph(without_weights(model))
     trace = Trace(graph, 1)
     walk(graph, [trace])
     for node in graph.nodes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 
 

@@ -19,7 +19,7 @@ from onnx_distill.data import Images
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import agreement, top_k, with_output
 from onnx_distill.logits import find_logits
-from onnx_distill.model import array, initializers, producers
+from onnx_distill.lookup import array, initializers, producers
 from onnx_distill.provenance import provenance
 from onnx_distill.verify.environments import BATCH, Answers, Runtime, answers
 from onnx_distill.verify.saturated import saturable

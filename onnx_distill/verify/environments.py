@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from onnx_distill.closest import closest
 from onnx_distill.errors import InputError
-from onnx_distill.model import closest, image_input, save, shape_of
+from onnx_distill.lookup import image_input, shape_of
+from onnx_distill.model import save
 
 WORKER, WEB_WORKER = Path(__file__).with_name("worker.py"), Path(__file__).with_name("web_worker.mjs")
 HERE = {"wheel": "onnxruntime", "reference": "reference"}  # what this Python itself has

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnx_distill import machine
-from onnx_distill.model import producers
+from onnx_distill.lookup import producers
 from onnx_distill.saturation import saturating_channels
 
 SATURATING_KINDS = ("onnxruntime", "openvino")  # onnxruntime-web and the reference widen before they add: measured

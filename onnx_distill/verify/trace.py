@@ -14,9 +14,8 @@ import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from onnx_distill import model as models
 from onnx_distill import numerics, qdq
-from onnx_distill.model import array, consumers, initializers, producers
+from onnx_distill.lookup import array, attribute, consumers, image_input, initializers, producers
 from onnx_distill.qdq import Quantizer
 from onnx_distill.verify.saturated import saturated_elements
 
@@ -65,7 +64,7 @@ def departures(
     integers: every quantized activation's in that run, by name; optimized: the graph that the runtime ran; saturable: result of
     a layer -> its channels whose sums that run may have saturated.
     """
-    known = {models.image_input(model).name: images, **integers}
+    known = {image_input(model).name: images, **integers}
     found = [departure(model, name, q, known, optimized, saturable or {}) for name, q in activations(model).items()]
     return [one for one in found if one.count]
 
@@ -156,7 +155,7 @@ def _dequantized(model: onnx.ModelProto, node: onnx.NodeProto, known: dict[str, 
     zero_point = known[node.input[2]].astype(np.int64) if len(node.input) > 2 else np.int64(0)
     if scale.size > 1:
         shape: list[int] = [1] * integers.ndim
-        shape[models.attribute(node, "axis", 1)] = -1
+        shape[attribute(node, "axis", 1)] = -1
         scale, zero_point = scale.reshape(shape), zero_point.reshape(shape) if zero_point.size > 1 else zero_point
     return (integers.astype(np.int64) - zero_point) * scale
 

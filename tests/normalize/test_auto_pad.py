@@ -1,7 +1,7 @@
 import pytest
 from classifier import becomes, classifier, stays
 
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize import normalize
 
 SAME = ["SAME_UPPER", "SAME_LOWER"]

@@ -7,6 +7,7 @@ from equal import outputs
 
 from onnx_distill import model as models
 from onnx_distill.errors import InputError
+from onnx_distill.lookup import shape_of
 from onnx_distill.normalize import batch
 from onnx_distill.normalize.graph import Graph
 
@@ -29,12 +30,12 @@ def freed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def each_image_alone(model: onnx.ModelProto, made: onnx.ModelProto, fixed: int = 1) -> None:
-    shape = models.shape_of(model.graph.input[0])[1:]
+    shape = shape_of(model.graph.input[0])[1:]
     images = np.random.default_rng(0).standard_normal((3 * fixed, *shape)).astype(np.float32)
     alone = [outputs(model, {"x": part})[0] for part in np.split(images, 3)]
     together = outputs(made, {"x": images})[0]
     np.testing.assert_allclose(together, np.concatenate(alone), rtol=1e-5, atol=1e-6)
-    assert models.shape_of(made.graph.input[0])[0] == "batch" == models.shape_of(made.graph.output[0])[0]
+    assert shape_of(made.graph.input[0])[0] == "batch" == shape_of(made.graph.output[0])[0]
 
 
 CLASSIFIER = "c = Conv<pads = [1,1,1,1]>(x, kernel) r = Relu(c) f = Reshape(r, rows) y = MatMul(f, w)"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from classifier import becomes, classifier, stays
 
-from onnx_distill.model import initializers
+from onnx_distill.lookup import initializers
 
 NUMBERS = {
     "six": np.float32(6),

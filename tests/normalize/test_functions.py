@@ -5,6 +5,7 @@ from equal import operators, same_outputs
 
 from onnx_distill import model as models
 from onnx_distill.errors import InputError
+from onnx_distill.lookup import initializers
 from onnx_distill.normalize import functions
 from onnx_distill.normalize.graph import Graph
 
@@ -52,7 +53,7 @@ def test_weights_are_not_copied_through_the_inliner(monkeypatch):
     for name, shape in (("w", (3, 2000)), ("v", (2000, 3))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), name))
     result = made(model)
-    assert max(seen) < 2000 and models.initializers(result)["w"].raw_data
+    assert max(seen) < 2000 and initializers(result)["w"].raw_data
     same_outputs(model, result, X)
 
 

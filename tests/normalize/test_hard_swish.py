@@ -3,7 +3,7 @@ import pytest
 from classifier import becomes, classifier, stays
 from equal import operators
 
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 
 NUMBERS = {
     "three": np.float32(3), "zero": np.float32(0), "six": np.float32(6), "one": np.float32(1), "half": np.float32([0.5]),

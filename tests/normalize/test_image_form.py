@@ -3,7 +3,7 @@ import onnx
 import pytest
 from equal import outputs
 
-from onnx_distill import model as models
+from onnx_distill.lookup import shape_of
 from onnx_distill.normalize.image_form import as_images, back_to, is_nhwc, logits_back_to, with_float_logits
 
 KINDS = {
@@ -22,7 +22,7 @@ def parse(kind: str) -> onnx.ModelProto:
 
 def pixels(model: onnx.ModelProto) -> np.ndarray:
     """Whole numbers, as uint8 holds them, in the form of the project."""
-    shape = models.shape_of(model.graph.input[0])[1:]
+    shape = shape_of(model.graph.input[0])[1:]
     shape = [shape[2], *shape[:2]] if is_nhwc(model.graph.input[0]) else shape
     return np.random.default_rng(0).integers(0, 256, (3, *shape)).astype(np.float32)
 

@@ -3,7 +3,7 @@ import pytest
 from classifier import becomes, classifier, stays
 from equal import operators
 
-from onnx_distill.model import attribute, opset
+from onnx_distill.lookup import attribute, opset
 
 NUMBERS = {
     "root": np.float32(np.sqrt(2)), "inverse": np.float32(1 / np.sqrt(2)), "half": np.float32(0.5), "one": np.float32(1),

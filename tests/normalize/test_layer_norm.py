@@ -3,7 +3,7 @@ import pytest
 from classifier import becomes, classifier, stays
 from equal import operators
 
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 
 NUMBERS = {"eps": np.float32(1e-3), "two": np.float32(2), "root": np.float32(0.5), "inverse": np.float32(-0.5)}
 MEAN = "m = ReduceMean<axes = [-1]>(a) d = Sub(a, m) "

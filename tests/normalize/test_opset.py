@@ -5,6 +5,7 @@ import onnx
 import pytest
 from equal import operators, outputs
 
+from onnx_distill import lookup
 from onnx_distill import model as models
 from onnx_distill.errors import InputError
 from onnx_distill.normalize import opset
@@ -76,7 +77,7 @@ def test_old_operators_compute_the_same_at_17(name, version):
     _, _, body, initializers = OLD[name]
     model = parse(version, body, initializers)
     made = normal(model)
-    assert models.opset(made) == 17
+    assert lookup.opset(made) == 17
     for wanted, found in zip(outputs(model, X), outputs(made, X)):
         np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
 
@@ -96,8 +97,8 @@ def test_the_model_that_cannot_reach_17_reaches_the_newest_it_can(monkeypatch):
         return convert(model, target)
 
     monkeypatch.setattr(opset.version_converter, "convert_version", stops_at_15)  # no operator stops there today
-    assert models.opset(normal(parse(11, "y = Clip(x)"))) == 15
-    assert models.opset(normal(parse(16, "y = Clip(x)"))) == 16
+    assert lookup.opset(normal(parse(11, "y = Clip(x)"))) == 15
+    assert lookup.opset(normal(parse(16, "y = Clip(x)"))) == 16
 
 
 def test_weights_are_handed_on_and_never_converted(monkeypatch):
@@ -113,19 +114,19 @@ def test_weights_are_handed_on_and_never_converted(monkeypatch):
     model.graph.node[0].attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(weights[:1] * 2))
     model.graph.node[0].output[0] = "big"
     made = normal(model)
-    assert max(seen) < 2000 and models.initializers(made)["w"] == models.initializers(model)["w"]
+    assert max(seen) < 2000 and lookup.initializers(made)["w"] == lookup.initializers(model)["w"]
     np.testing.assert_array_equal(outputs(model, X)[0], outputs(made, X)[0])
 
 
 def test_newer_models_are_declared_older():
     made = normal(parse(23, "a = Relu(x) y = MaxPool<kernel_shape = [2,2]>(a)"))
-    assert models.opset(made) == 21 and operators(made) == {"Relu", "MaxPool"}
+    assert lookup.opset(made) == 21 and operators(made) == {"Relu", "MaxPool"}
     assert outputs(made, X)[0].shape == (2, 3, 3, 3)
 
 
 def test_newer_operators_are_written_out():
     made = normal(parse(24, "y = Swish<alpha = 1.5>(x)"))
-    assert models.opset(made) == 21 and "Swish" not in operators(made)
+    assert lookup.opset(made) == 21 and "Swish" not in operators(made)
     x = X["x"]
     np.testing.assert_allclose(outputs(made, X)[0], x / (1 + np.exp(-1.5 * x)), rtol=1e-5, atol=1e-6)
 
@@ -153,4 +154,4 @@ def test_group_normalization_is_never_brought_to_21():
     model = parse(18, "y = GroupNormalization<num_groups = 1>(x, s, b)", "float[1] s = {1}, float[1] b = {1}")
     with pytest.raises(InputError, match="GroupNormalization 'y' wrongly for 21"):
         opset.to_opset(model, 21)
-    assert models.opset(opset.to_opset(model, 20)) == 20
+    assert lookup.opset(opset.to_opset(model, 20)) == 20

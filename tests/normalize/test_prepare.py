@@ -3,8 +3,8 @@ import onnx
 import pytest
 from equal import outputs, same_outputs
 
-from onnx_distill import model as models
 from onnx_distill.errors import InputError
+from onnx_distill.lookup import array, initializers, shape_of
 from onnx_distill.normalize.prepare import constants_of, image_shape, one_input, pinned_to, prepare
 
 
@@ -31,7 +31,7 @@ def test_listed_weights_are_no_inputs_and_the_model_given_stays():
 
 def test_height_and_width_are_pinned_and_the_batch_stays_free():
     made = prepare(parse(), (3, 4, 5))
-    assert models.shape_of(made.graph.input[0]) == ["n", 3, 4, 5] and image_shape(made) == (3, 4, 5)
+    assert shape_of(made.graph.input[0]) == ["n", 3, 4, 5] and image_shape(made) == (3, 4, 5)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (1, 3, 4, 4), (4, 4, 4), (3, 0, 4), ()])
@@ -49,7 +49,7 @@ def test_minus_one_means_free():
     model = parse()
     for dim in model.graph.input[0].type.tensor_type.shape.dim[2:]:
         dim.dim_value = -1
-    assert models.shape_of(prepare(model).graph.input[0]) == ["n", 3, "?", "?"]
+    assert shape_of(prepare(model).graph.input[0]) == ["n", 3, "?", "?"]
     assert not prepare(model).graph.input[0].type.tensor_type.shape.dim[3].HasField("dim_value")
 
 
@@ -69,9 +69,9 @@ def test_other_inputs_become_constants():
 
 @pytest.mark.parametrize("value", [7, 7.0, [7], [[7, 7]], np.full((5, 2), 7.0)], ids=str)
 def test_a_constant_fills_the_inputs_shape(value):
-    tensor = models.initializers(prepare(parse(*TWO), constants={"more": value}))["more"]
+    tensor = initializers(prepare(parse(*TWO), constants={"more": value}))["more"]
     assert tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2 and tensor.dims[1] == 2
-    assert (models.array(tensor) == 7).all()
+    assert (array(tensor) == 7).all()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_constant_that_does_not_fit_is_refused(name, value, why):
 def test_a_flag_takes_nothing_but_0_and_1(value, fits):
     model = parse("float[n,3,h,w] x, bool flag", "y = Where(flag, x, x)")
     if fits:
-        assert models.array(prepare(model, constants={"flag": value}).graph.initializer[0]) == bool(value)
+        assert array(prepare(model, constants={"flag": value}).graph.initializer[0]) == bool(value)
     else:
         with pytest.raises(InputError, match="wanted numbers of type bool"):
             prepare(model, constants={"flag": value})

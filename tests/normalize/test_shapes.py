@@ -4,6 +4,8 @@ import pytest
 from equal import operators, outputs, same_outputs
 
 from onnx_distill import model as models
+from onnx_distill.edit import prune
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize import shapes
 from onnx_distill.normalize.graph import Graph
 
@@ -19,7 +21,7 @@ def lifted(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.nodes:
         if node.op_type == "Constant":
             graph.replace(node, [])
-            graph.add_tensor(models.attribute(node, "value"), node.output[0])
+            graph.add_tensor(attribute(node, "value"), node.output[0])
     return graph.finish()
 
 
@@ -27,7 +29,7 @@ def made(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = Graph(models.load(model))
     shapes.rewrite(graph)
     result = graph.finish()
-    models.prune(result)
+    prune(result)
     return result
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from classifier import becomes, classifier, stays, with_output_shape
 
-from onnx_distill.model import attribute
+from onnx_distill.lookup import attribute
 from onnx_distill.normalize import normalize
 
 

@@ -19,7 +19,7 @@ from onnx_distill.cli import main
 from onnx_distill.cut import cut
 from onnx_distill.data import open_images
 from onnx_distill.errors import InputError
-from onnx_distill.model import array, initializers
+from onnx_distill.lookup import array, initializers
 from onnx_distill.verify import agree, environments, find_runtime, render, trace, verify
 
 BODY = """
