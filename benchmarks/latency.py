@@ -23,6 +23,7 @@ from onnx_distill import machine, pipeline
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import open_images
+from onnx_distill.deployable import deployable
 from onnx_distill.verify import find_runtime
 
 NETS = {
@@ -85,7 +86,7 @@ def _models(title: str, make, shape, parent: Path, args) -> dict[str, str]:
         for runtime in RUNTIMES:
             config = QuantizeConfig(target=own[runtime])
             student = pipeline.quantize_with_images(cut(teacher), open_images(images), config, CALIBRATION)
-            onnx.save(pipeline.deployable(student, teacher), str(paths[runtime]))
+            onnx.save(deployable(student, teacher), str(paths[runtime]))
     return {name: str(path) for name, path in paths.items()}
 
 

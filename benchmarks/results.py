@@ -25,9 +25,9 @@ import onnxruntime as ort
 
 import onnx_distill
 from onnx_distill import model as models
-from onnx_distill import pipeline, runtime
+from onnx_distill import runtime
 from onnx_distill.data import Preprocess, open_images
-from onnx_distill.evaluate import predict, top_k, with_output
+from onnx_distill.evaluate import latency, predict, top_k, with_output
 from onnx_distill.logits import find_logits
 from onnx_distill.verify import find_runtime, verify
 from onnx_distill.verify.agree import HEAVY, SIMULATION
@@ -269,7 +269,7 @@ def _latency(args, peers) -> str:
         "ours W4A4 (4 bits in int8)": ours["w4a4-per-channel"],
     }
     loaded = {name: models.load(path) for name, path in chosen.items()}
-    timings = pipeline.latency(loaded, (1, 28, 28), LATENCY_BATCHES, args.threads, rounds=400, seconds=20)
+    timings = latency(loaded, (1, 28, 28), LATENCY_BATCHES, args.threads, rounds=400, seconds=20)
     lines = [
         "## Latency",
         "",

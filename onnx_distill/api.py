@@ -22,14 +22,18 @@ from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, images_from, is_collection, open_images
 from onnx_distill.data.given import Given
+from onnx_distill.deployable import deployable
+from onnx_distill.distillation import distill
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation
 from onnx_distill.inspect import Inspection, inspect
+from onnx_distill.measure import measure
 from onnx_distill.normalize.prepare import image_shape, prepare
-from onnx_distill.pipeline import Outcome, Watch
+from onnx_distill.pipeline import Outcome
 from onnx_distill.provenance import file_sha256, provenance, stamp
 from onnx_distill.run_folder import RunFolder, made_folder
 from onnx_distill.train import Checkpoint, Progress, Trained
+from onnx_distill.watch import Watch
 
 LARGEST_VALIDATION = 5000  # images held out of the training, unless told otherwise: a tenth, and no more than these
 
@@ -154,11 +158,11 @@ def train_model(
     count = _held_out(len(images)) if validation is None else validation
     watch = Watch(step=on_step, evaluation=on_evaluation)
     if folder is None:
-        return pipeline.distill(student, teacher, images, count, distillation, training, watch, None, also_teachers)
+        return distill(student, teacher, images, count, distillation, training, watch, None, also_teachers)
     with made_folder(folder) as path:
         run = RunFolder(path, resume)
         watch = watch.also(run.step, run.evaluation)
-        made = pipeline.distill(student, teacher, images, count, distillation, training, watch, run.store, also_teachers)
+        made = distill(student, teacher, images, count, distillation, training, watch, run.store, also_teachers)
     if made.finished:
         run.finish()
     return made
@@ -176,7 +180,7 @@ def export_model(
     target: a runtime of docs/targets.md; None: the one it was quantized for. weight_storage: int4 keeps weights of 4 bits and
     fewer two to a byte (opset 21). Raises InputError for a model without quantizers, or one that the target does not run.
     """
-    return pipeline.deployable(student, teacher, target, weight_storage)
+    return deployable(student, teacher, target, weight_storage)
 
 
 def evaluate_models(
@@ -193,7 +197,7 @@ def evaluate_models(
     latency_seconds: batch size -> median of one run, for each of batch_sizes, the models taking turns.
     Raises InputError for a model without logits, and for labels outside its classes.
     """
-    rows = pipeline.measure(dict(named), images, threads, tuple(batch_sizes), logits)
+    rows = measure(dict(named), images, threads, tuple(batch_sizes), logits)
     return {row.name: row.measured for row in rows}
 
 

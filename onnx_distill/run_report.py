@@ -17,11 +17,14 @@ import onnx
 import onnxruntime
 from PIL import Image
 
-from onnx_distill import __version__, pipeline
+from onnx_distill import __version__
 from onnx_distill.adopt import adopt
+from onnx_distill.calibrated import ready
 from onnx_distill.compare import Layer, compare
 from onnx_distill.data import Images, batches
+from onnx_distill.deployable import deployable, logits_model
 from onnx_distill.errors import InputError, first_line
+from onnx_distill.measure import rows_of, scores_of
 from onnx_distill.model import load
 from onnx_distill.numerics import log_softmax
 from onnx_distill.page import Answer, Disagreement, Partings, Report, to_html, to_json
@@ -59,10 +62,10 @@ def measured(
     trained, exported = load(folder / TRAINED), load(folder / student_file(storage))
     models = {"float": teacher, "distilled": exported}
     if qdq is not None:
-        began = pipeline.deployable(adopt(qdq, pipeline.logits_model(qdq, teacher)), teacher, None, storage)
+        began = deployable(adopt(qdq, logits_model(qdq, teacher)), teacher, None, storage)
         models = {"float": teacher, "PTQ": began, "distilled": exported}
-    scores = pipeline.scores_of(models, images, threads, trained.graph.output[0].name)
-    return Measured(pipeline.rows_of(models, scores, images, threads), scores, images, said)
+    scores = scores_of(models, images, threads, trained.graph.output[0].name)
+    return Measured(rows_of(models, scores, images, threads), scores, images, said)
 
 
 def report_of(
@@ -135,7 +138,7 @@ def _curves(log: list[dict[str, float]]) -> tuple[dict[int, dict[str, float]], l
 
 def _layers(trained: onnx.ModelProto, teacher: onnx.ModelProto, images: Images, threads: int) -> list[Layer]:
     shape = images.read(np.arange(1)).shape[1:]
-    float_model = pipeline.ready(pipeline.logits_model(trained, teacher), shape)
+    float_model = ready(logits_model(trained, teacher), shape)
     few = np.arange(min(COMPARED, len(images)))
     return compare(float_model, trained, (batch.images for batch in batches(images, BATCH, few)), threads)
 

@@ -16,10 +16,11 @@ import numpy as np
 import onnx
 from deploy_students import EXACT_ON, TEACHER, arguments, data, student
 
-from onnx_distill import machine, model, pipeline, qdq
+from onnx_distill import machine, model, qdq
 from onnx_distill.data import Images, Preprocess, open_images
 from onnx_distill.evaluate import top_k, with_output
 from onnx_distill.lookup import array, initializers
+from onnx_distill.measure import logits_of
 from onnx_distill.saturation import saturating
 from onnx_distill.verify import find_runtime
 from onnx_distill.verify.agree import logits_value, simulate
@@ -98,7 +99,7 @@ def main() -> int:
         exported[target] = model.load(student("W8A8", target, args)[1])
     parts = {"saturation": (FULL_RANGE, *EXACT_ON), "forms": (FULL_RANGE, "tensorrt", "qnn")}
     chosen = {part: {name: exported[name] for name in names} for part, names in parts.items()}
-    float_top1 = 100 * top_k(pipeline.logits_of(teacher, images, args.threads), images.labels, 1)
+    float_top1 = 100 * top_k(logits_of(teacher, images, args.threads), images.labels, 1)
     print(f"float: {float_top1:.2f}")
     passed = [saturation(images, chosen["saturation"], args.threads), forms(images, chosen["forms"], args.threads)]
     return 0 if all(passed) else 1

@@ -27,6 +27,7 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from onnx import TensorProto, numpy_helper
 
+from onnx_distill.deployable import deployable
 from onnx_distill.lookup import image_input, shape_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -379,7 +380,7 @@ def whole_way(path: Path) -> str:
     _compare(loaded, made, images)
     float_model = cut.cut(made)
     student = pipeline.quantize_with_images(float_model, images, QuantizeConfig(), samples=2, threads=1)
-    pipeline.deployable(student, made)
+    deployable(student, made)
     with tempfile.TemporaryDirectory() as folder:
         built = artifacts.build(student, DistillConfig(alpha=1.0), "all", Path(folder), len(images))
         wanted = np.zeros((len(images), artifacts.class_count(student.graph.output[0])), np.float32)

@@ -6,8 +6,9 @@ import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from onnx_distill import artifacts, pipeline, qdq, runtime
+from onnx_distill import artifacts, qdq, runtime
 from onnx_distill.adopt import adopt
+from onnx_distill.deployable import logits_model
 from onnx_distill.errors import InputError
 from onnx_distill.lookup import array, initializers
 
@@ -63,7 +64,7 @@ def static(request, teacher, tmp_path):
 
 
 def test_a_quantize_static_model_gets_the_teachers_float_weights(static, teacher):
-    adopted = adopt(static, pipeline.logits_model(static, teacher))
+    adopted = adopt(static, logits_model(static, teacher))
     constants, originals = initializers(adopted), initializers(teacher)
     for name in ("conv_w", "fc_w"):
         assert np.array_equal(array(constants[name]), array(originals[name]))
@@ -71,7 +72,7 @@ def test_a_quantize_static_model_gets_the_teachers_float_weights(static, teacher
 
 
 def test_an_adopted_model_answers_as_the_quantize_static_model_did(static, teacher):
-    adopted = adopt(static, pipeline.logits_model(static, teacher))
+    adopted = adopt(static, logits_model(static, teacher))
     ours = runtime.run(runtime.open_session(adopted, 1, optimized=False), IMAGES)[0]
     whole = onnx.ModelProto()
     whole.CopyFrom(static)
@@ -98,7 +99,7 @@ def _with_outputs_of(teacher, stranger):
 
 
 def test_an_adopted_model_can_be_trained(static, teacher):
-    adopted = adopt(static, pipeline.logits_model(static, teacher))
+    adopted = adopt(static, logits_model(static, teacher))
     chosen = artifacts.trainable(adopted, "all")
     assert set(chosen.weights) == {"conv_w", "fc_w"}
     assert set(chosen.biases) == {"conv_b", "fc_b"}

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnx_distill import pipeline
 from onnx_distill.cut import cut
+from onnx_distill.deployable import deployable
 from onnx_distill.verify import find_runtime
 from onnx_distill.verify.environments import answers
 
@@ -35,7 +35,7 @@ def exported() -> onnx.ModelProto:
     """For OpenVINO, whose fusion it allows for, without VNNI: stock runtimes saturate nothing of it on any machine."""
     head = np.random.default_rng(5).standard_normal((4, 5)).astype(np.float32)
     teacher = graphs.net(BODY, "float[N, 5] p", head=head)
-    return pipeline.deployable(graphs.student_of(cut(teacher), target="openvino-novnni"), teacher)
+    return deployable(graphs.student_of(cut(teacher), target="openvino-novnni"), teacher)
 
 
 @pytest.fixture

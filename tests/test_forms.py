@@ -18,8 +18,10 @@ from onnx_distill import model as models
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import ArrayImages, Preprocess
+from onnx_distill.deployable import deployable
 from onnx_distill.edit import rename_values
 from onnx_distill.inspect import inspect
+from onnx_distill.measure import logits_of
 from onnx_distill.normalize.prepare import prepare
 from onnx_distill.optimizer import Optimizer
 from onnx_distill.preflight import preflight
@@ -200,16 +202,16 @@ def test_it_goes_the_whole_way(name, tmp_path):
     images, float_model = some_images(teacher), cut(teacher)
     student = pipeline.quantize_with_images(float_model, images, QuantizeConfig(), samples=16, threads=1)
     batch = images.read(np.arange(8))
-    wanted = pipeline.logits_of(float_model, images, 1).astype(np.float32)
+    wanted = logits_of(float_model, images, 1).astype(np.float32)
     assert preflight(student, batch, TrainConfig(threads=1)) == []
     assert train(student, batch, wanted[:8], tmp_path) == []
-    shipped = pipeline.deployable(student, teacher)
+    shipped = deployable(student, teacher)
     onnx.checker.check_model(shipped, full_check=True)
     for side in ("input", "output"):
         original, ours = (getattr(model.graph, side) for model in (FORMS[name], shipped))
         kept = {value.name: value.type.tensor_type.elem_type for value in original}
         assert {value.name: value.type.tensor_type.elem_type for value in ours}.items() <= kept.items()
-    found = pipeline.logits_of(shipped, images, 1)
+    found = logits_of(shipped, images, 1)
     assert np.abs(found - wanted).max() <= CLOSE * np.abs(wanted).max()
 
 

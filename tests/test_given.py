@@ -10,6 +10,7 @@ import pytest
 from onnx_distill import pipeline
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.data import ArrayImages, Preprocess, images_from
+from onnx_distill.distillation import distill
 from onnx_distill.errors import InputError
 
 PIXELS = np.random.default_rng(0).normal(size=(40, 1, 4, 4)).astype(np.float32)
@@ -152,7 +153,7 @@ def test_reader_calibrates_as_the_array_does(tiny_float):
 def test_generator_trains_as_the_array_does(tiny_float, tiny_student):
     config, loss = TrainConfig(batch_size=8, threads=1), DistillConfig()
     sources = ArrayImages(PIXELS[:, 0], LABELS), ((p, label) for p, label in zip(PIXELS, LABELS))
-    one, two = (pipeline.distill(tiny_student(), tiny_float, source, 8, loss, config) for source in sources)
+    one, two = (distill(tiny_student(), tiny_float, source, 8, loss, config) for source in sources)
     assert one.scores == two.scores and bytes_of(one.best.student) == bytes_of(two.best.student)
 
 

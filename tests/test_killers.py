@@ -18,8 +18,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnx_distill import pipeline
 from onnx_distill.errors import InputError
+from onnx_distill.measure import logits_of
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE, LINE, BLOCK = "float[N,4,8,8] x", "float[N,4,16] x", "float[N,4,4,4,4] x"
@@ -134,7 +134,7 @@ def test_evaluation_of_a_model_that_divides_by_a_size_of_0_is_refused():
     model, _ = KILLERS["images divided by sizes, 0 among them"]
     images = fuzz._images(model)
     with pytest.raises(InputError, match="divides whole numbers by zero"):
-        pipeline.logits_of(model, images)
+        logits_of(model, images)
 
 
 # --- what the runtime does where it is not kept from it

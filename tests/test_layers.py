@@ -19,7 +19,7 @@ RANK = {
     **dict.fromkeys(("run_folder", "finished"), 3),
     "tensorboard": 2,
     "verify": 2,
-    **dict.fromkeys(("calibrated", "sensitivity", "budget", "result"), 2),
+    **dict.fromkeys(("calibrated", "sensitivity", "budget", "result", "watch", "deployable", "distillation", "measure"), 2),
     "report": 3,
     "seeds": 3,
     "pipeline": 2,

@@ -11,12 +11,18 @@ from onnx import helper
 
 from onnx_distill import model as models
 from onnx_distill import pipeline, runtime
+from onnx_distill.calibrated import ready
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
+from onnx_distill.cut import cut
 from onnx_distill.data import ArrayImages, Preprocess
+from onnx_distill.deployable import deployable, logits_model
+from onnx_distill.distillation import distill, scorer
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import predict
 from onnx_distill.lookup import array, initializers, shape_of
+from onnx_distill.measure import logits_of, measure
 from onnx_distill.normalize.prepare import prepare
+from onnx_distill.watch import Watch
 
 RECIPE = TrainConfig(epochs=2, batch_size=8, threads=1)
 LOSS = DistillConfig(temperature=4)
@@ -82,14 +88,14 @@ def test_quantize_with_images_does_not_change_its_model(tiny_float, images):
 
 def test_deployable_gives_the_softmax_of_the_simulated_logits(student, tiny_teacher, images):
     simulated = predict(runtime.open_session(student, 1, optimized=False), images)
-    deployed = predict(runtime.open_session(pipeline.deployable(student, tiny_teacher), 1), images)
+    deployed = predict(runtime.open_session(deployable(student, tiny_teacher), 1), images)
     expected = np.exp(simulated) / np.exp(simulated).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(deployed, expected, atol=1e-6)  # float32 rounding of numbers below 1
 
 
 def test_deployable_refuses_a_float_student(tiny_float, tiny_teacher):
     with pytest.raises(InputError, match="the student has no quantizers; wanted a QDQ model"):
-        pipeline.deployable(tiny_float, tiny_teacher)
+        deployable(tiny_float, tiny_teacher)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -97,15 +103,15 @@ def test_a_student_is_scored_in_its_exported_form_by_labels_or_else_by_its_teach
     labelled, student, tiny_float, tiny_teacher, images
 ):
     held_out = images if labelled else ArrayImages(images.pixels, preprocess=Preprocess(layout="NCHW"))
-    answers = predict(runtime.open_session(pipeline.deployable(student, tiny_teacher), 1), images).argmax(axis=1)
-    assert pipeline.scorer(held_out, [tiny_float], threads=1)(student) == pytest.approx(np.mean(answers == images.labels))
+    answers = predict(runtime.open_session(deployable(student, tiny_teacher), 1), images).argmax(axis=1)
+    assert scorer(held_out, [tiny_float], threads=1)(student) == pytest.approx(np.mean(answers == images.labels))
 
 
 # --- distill
 
 
 def test_distill_keeps_a_student_that_is_no_worse_than_the_one_given(student, tiny_teacher, images):
-    trained = pipeline.distill(student, tiny_teacher, images, 32, LOSS, RECIPE)
+    trained = distill(student, tiny_teacher, images, 32, LOSS, RECIPE)
     assert trained.best.score == max(score for _, score in trained.scores)
     assert [epoch for epoch, _ in trained.scores] == [0, 1, 2]
 
@@ -117,13 +123,13 @@ def test_distill_never_trains_on_what_it_holds_out(student, tiny_teacher, images
     pixels[order[:32]] = np.nan
     spoilt = ArrayImages(pixels, images.labels, Preprocess(layout="NCHW"))
     steps = []
-    pipeline.distill(student, tiny_teacher, spoilt, 32, LOSS, RECIPE, pipeline.Watch(step=steps.append))
+    distill(student, tiny_teacher, spoilt, 32, LOSS, RECIPE, Watch(step=steps.append))
     assert len(steps) == 16 and np.isfinite([step.loss for step in steps]).all()
 
 
 def test_distill_without_labels_learns_from_the_teacher(student, tiny_teacher, images):
     unlabelled = ArrayImages(images.pixels, preprocess=Preprocess(layout="NCHW"))
-    trained = pipeline.distill(student, tiny_teacher, unlabelled, 32, DistillConfig(alpha=1.0), RECIPE)
+    trained = distill(student, tiny_teacher, unlabelled, 32, DistillConfig(alpha=1.0), RECIPE)
     assert 0 <= trained.best.score <= 1
 
 
@@ -132,7 +138,7 @@ def test_distill_refuses_before_training_what_could_not_be_exported_after_it(stu
     other.CopyFrom(tiny_teacher)
     other.graph.input[0].name = other.graph.node[0].input[0] = "picture"
     with pytest.raises(InputError, match="the student reads 'image', the teacher 'picture'"):
-        pipeline.distill(student, other, images, 32, LOSS, RECIPE, pipeline.Watch(evaluation=_unexpected, step=_unexpected))
+        distill(student, other, images, 32, LOSS, RECIPE, Watch(evaluation=_unexpected, step=_unexpected))
 
 
 def _unexpected(found):
@@ -145,15 +151,15 @@ def test_a_student_of_another_tool_is_trained_at_the_logits_of_its_teacher(name,
     teacher, foreign = request.getfixturevalue(name), onnx.ModelProto()
     foreign.CopyFrom(student)
     foreign.graph.output[0].name = teacher.graph.output[0].name
-    assert [value.name for value in pipeline.logits_model(foreign, teacher).graph.output] == ["logits"]
+    assert [value.name for value in logits_model(foreign, teacher).graph.output] == ["logits"]
 
 
 # --- measure
 
 
 def test_measure_compares_every_model_with_the_first(student, tiny_teacher, images):
-    chain = {"float": tiny_teacher, "again": tiny_teacher, "student": pipeline.deployable(student, tiny_teacher)}
-    first, again, quantized = pipeline.measure(chain, images, threads=1, batch_sizes=())
+    chain = {"float": tiny_teacher, "again": tiny_teacher, "student": deployable(student, tiny_teacher)}
+    first, again, quantized = measure(chain, images, threads=1, batch_sizes=())
     assert [row.name for row in (first, again, quantized)] == list(chain)
     assert (first.measured.top1, first.measured.agreement, first.measured.kl) == (1.0, 1.0, 0.0)  # it gave the labels
     assert again.measured == first.measured
@@ -161,23 +167,23 @@ def test_measure_compares_every_model_with_the_first(student, tiny_teacher, imag
 
 
 def test_measure_times_every_model_at_every_batch_size(tiny_teacher, images):
-    rows = pipeline.measure({"a": tiny_teacher, "b": tiny_teacher}, images, threads=1, batch_sizes=(1, 3))
+    rows = measure({"a": tiny_teacher, "b": tiny_teacher}, images, threads=1, batch_sizes=(1, 3))
     assert all(list(row.measured.latency_seconds) == [1, 3] for row in rows)
     assert all(seconds > 0 for row in rows for seconds in row.measured.latency_seconds.values())
 
 
 def test_the_size_measured_is_that_of_the_file(tiny_teacher, images, tmp_path):
     models.save(tiny_teacher, tmp_path / "teacher.onnx")
-    row = pipeline.measure({"a": tiny_teacher}, images, threads=1, batch_sizes=())[0]
+    row = measure({"a": tiny_teacher}, images, threads=1, batch_sizes=())[0]
     assert row.measured.size_bytes == (tmp_path / "teacher.onnx").stat().st_size
 
 
 def test_logits_are_found_before_the_softmax_or_where_they_are_named(tiny_float, tiny_teacher, images):
-    found = pipeline.logits_of(tiny_teacher, images, threads=1)
+    found = logits_of(tiny_teacher, images, threads=1)
     assert np.array_equal(found, predict(runtime.open_session(tiny_float, 1), images))
-    assert np.array_equal(found, pipeline.logits_of(tiny_float, images, threads=1, logits="logits"))
+    assert np.array_equal(found, logits_of(tiny_float, images, threads=1, logits="logits"))
     with pytest.raises(InputError, match="no Softmax or LogSoftmax at the end of the model"):
-        pipeline.logits_of(tiny_float, images, threads=1)
+        logits_of(tiny_float, images, threads=1)
 
 
 # --- run
@@ -191,7 +197,7 @@ def go(teacher, images, folder, test_images=None, validation=32, **options):
 
 def test_run_writes_each_stage_of_the_way_and_what_it_measured(tiny_teacher, images, tmp_path):
     stages = []
-    outcome = go(tiny_teacher, images, tmp_path, watch=pipeline.Watch(stage=stages.append))
+    outcome = go(tiny_teacher, images, tmp_path, watch=Watch(stage=stages.append))
     assert stages == ["cut", "quantize", "train", "export", "measure"]
     names = ["logits.onnx", "result.json", "student.int8.onnx", "student.qdq.onnx", "trained.qdq.onnx"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
@@ -207,7 +213,7 @@ def test_each_file_of_a_run_is_made_from_the_one_before(tiny_teacher, images, tm
     again = pipeline.quantize_with_images(read["logits"], images, W3A3, 64, RECIPE.seed, 1)
     assert bytes_of(again) == bytes_of(read["student.qdq"])
     assert bytes_of(outcome.trained.best.student) == bytes_of(read["trained.qdq"])
-    assert bytes_of(pipeline.deployable(read["trained.qdq"], tiny_teacher)) == bytes_of(read["student.int8"])
+    assert bytes_of(deployable(read["trained.qdq"], tiny_teacher)) == bytes_of(read["student.int8"])
 
 
 def test_two_runs_with_the_same_seed_give_the_same_bytes(tiny_teacher, images, tmp_path):
@@ -306,17 +312,17 @@ def test_constants_of_the_student_are_given_to_the_teacher(tiny_teacher, images)
     first = next(node for node in teacher.graph.node if "image" in node.input)
     first.input[0] = "scaled"
     teacher.graph.node.insert(0, helper.make_node("Div", ["image", "temperature"], ["scaled"], "scale"))
-    student = pipeline.quantize_with_images(pipeline.cut(prepare(teacher, constants={"temperature": 2})), images, W3A3)
-    made = pipeline.logits_model(student, teacher)
+    student = pipeline.quantize_with_images(cut(prepare(teacher, constants={"temperature": 2})), images, W3A3)
+    made = logits_model(student, teacher)
     assert [value.name for value in made.graph.input] == ["image"]
     assert array(initializers(made)["temperature"]) == 2
-    assert [value.name for value in pipeline.deployable(student, teacher).graph.input] == ["image"]
+    assert [value.name for value in deployable(student, teacher).graph.input] == ["image"]
 
 
 def test_a_batch_that_cannot_be_freed_is_refused_by_its_node(images):
     body = "f = Reshape(image, one) [mixing] s = Softmax<axis = 0>(f) logits = MatMul(s, w)"
     with pytest.raises(InputError, match="batches of 1 only: Softmax 'mixing' mixes.*free batch axis"):
-        pipeline.quantize_with_images(pipeline.cut(other("float[1,1,4,4] image", body)), images, QuantizeConfig())
+        pipeline.quantize_with_images(cut(other("float[1,1,4,4] image", body)), images, QuantizeConfig())
 
 
 def test_images_too_small_for_the_model_are_refused(images):
@@ -325,11 +331,9 @@ def test_images_too_small_for_the_model_are_refused(images):
         p = MaxPool<kernel_shape = [5,5]>(image) q = GlobalMaxPool(p) logits = Flatten(q) }"""
     )
     with pytest.raises(InputError, match="of images 1x4x4 nothing is left at MaxPool 'p'; wanted larger ones"):
-        pipeline.ready(model, (1, 4, 4))
+        ready(model, (1, 4, 4))
 
 
 def test_latency_is_measured_at_the_one_batch_size_that_a_model_takes(images):
-    rows = pipeline.measure(
-        {"float": other("float[1,1,4,4] image", "f = Flatten(image) logits = MatMul(f, w)")}, images, 1, (1, 64)
-    )
+    rows = measure({"float": other("float[1,1,4,4] image", "f = Flatten(image) logits = MatMul(f, w)")}, images, 1, (1, 64))
     assert list(rows[0].measured.latency_seconds) == [1]

@@ -10,9 +10,11 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from onnx_distill import __version__, pipeline
+from onnx_distill import __version__
 from onnx_distill.cli import main
+from onnx_distill.cut import cut
 from onnx_distill.data import open_images
+from onnx_distill.deployable import deployable
 from onnx_distill.machine import own_target
 from onnx_distill.provenance import data_sha256, file_sha256, provenance, stamp
 
@@ -112,5 +114,5 @@ def test_other_data_have_another_fingerprint(tmp_path, change):
 
 def test_a_teacher_given_as_a_model_has_no_file_to_name(folder):
     teacher = onnx.load(str(folder / "teacher.onnx"))
-    made = pipeline.deployable(graphs.student_of(pipeline.cut(teacher)), teacher)
+    made = deployable(graphs.student_of(cut(teacher)), teacher)
     assert "teacher_sha256" not in provenance(made) and provenance(made)["logits"] == "logits"

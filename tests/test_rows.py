@@ -11,6 +11,7 @@ from onnx_distill import pipeline
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import ArrayImages, Preprocess
+from onnx_distill.deployable import deployable
 from onnx_distill.logits import find_logits
 from onnx_distill.lookup import shape_of
 from onnx_distill.normalize.prepare import prepare
@@ -58,7 +59,7 @@ def test_what_takes_the_teachers_place_gives_a_map_again(model):
     logits = cut(teacher, "y" if model.graph.node[-1].op_type == "Conv" else None)
     images = ArrayImages(random_images(model), preprocess=Preprocess(layout="NCHW"))
     student = pipeline.quantize_with_images(logits, images, QuantizeConfig(), threads=1)
-    made = pipeline.deployable(student, model)
+    made = deployable(student, model)
     found, wanted = deployed(made, random_images(model))[0], deployed(model, random_images(model))[0]
     assert found.shape == wanted.shape == (16, 4, 1, 1)
     np.testing.assert_allclose(found, wanted, atol=0.05)

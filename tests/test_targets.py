@@ -9,9 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from onnx_distill import pipeline, qdq, runtime
+from onnx_distill import qdq, runtime
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut
+from onnx_distill.deployable import deployable
 from onnx_distill.errors import InputError
 from onnx_distill.export import export
 from onnx_distill.lookup import array, initializers, producers
@@ -62,7 +63,7 @@ def test_the_exported_student_computes_what_the_student_does(name, student, teac
 def test_what_takes_the_teachers_place_passes_the_checker_and_strict_shape_inference_and_is_made_twice_alike(
     name, student, teacher
 ):
-    made, again = (pipeline.deployable(student(name), teacher) for _ in range(2))
+    made, again = (deployable(student(name), teacher) for _ in range(2))
     onnx.checker.check_model(made, full_check=True)
     onnx.shape_inference.infer_shapes(made, check_type=True, strict_mode=True, data_prop=True)
     assert made.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
@@ -136,7 +137,7 @@ def test_saturation_is_that_of_the_worst_two_weights_of_a_channel(student):
 )
 def test_a_student_for_another_target_is_refused(target, message, student, teacher):
     with pytest.raises(InputError, match=message):
-        pipeline.deployable(student("ort-x86"), teacher, target)
+        deployable(student("ort-x86"), teacher, target)
 
 
 @pytest.mark.parametrize(

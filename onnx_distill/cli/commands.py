@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
+from onnx_distill import distillation, pipeline
 from onnx_distill import model as models
-from onnx_distill import pipeline
 from onnx_distill.cli.completed import complete_result, found_finished, lacks_report, sources_of
 from onnx_distill.cli.completion import completion
 from onnx_distill.cli.configuration import merged
@@ -41,6 +41,7 @@ from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut as cut_model
+from onnx_distill.deployable import classes_of, deployable, logits_model
 from onnx_distill.errors import InputError
 from onnx_distill.finished import leave_facts
 from onnx_distill.layer_bits import layer_bits
@@ -52,6 +53,7 @@ from onnx_distill.run_report import Measured, measured
 from onnx_distill.seeds import told_of_seeds, train_seeds
 from onnx_distill.targets import TARGETS
 from onnx_distill.train import Trained
+from onnx_distill.watch import Watch
 
 
 @command()
@@ -157,20 +159,20 @@ def train(
     loss, config = chosen(DistillConfig, options), chosen(TrainConfig, options)
     original, qdq = load(teacher, input_shape, constants), models.load(student)
     also = [load(path, input_shape, constants) for path in also_teachers]
-    float_model = pipeline.logits_model(qdq, original)
-    images = open_data(float_model, options, classes=pipeline.classes_of(float_model), shape_of=qdq)
+    float_model = logits_model(qdq, original)
+    images = open_data(float_model, options, classes=classes_of(float_model), shape_of=qdq)
     sources = sources_of(ctx, data=images)
     with made_folder(output) as path:
         done, exported = found_finished(ctx, path, sources), path / student_file(weight_storage)
         folder, watch = _run_folder(ctx, path, resume, log_every)
         if done is None:
-            one = functools.partial(pipeline.distill, qdq, original, images, validation, loss)
+            one = functools.partial(distillation.distill, qdq, original, images, validation, loss)
             trained, seeds = _trained(ctx, one, config, folder, watch, also, sources)
             models.save(trained.best.student, path / TRAINED)
         else:
             trained, seeds = done.trained, done.seeds
         if done is None or not exported.is_file():
-            models.save(pipeline.deployable(trained.best.student, original, weight_storage=weight_storage), exported)
+            models.save(deployable(trained.best.student, original, weight_storage=weight_storage), exported)
     _end(folder, trained, sources, seeds, config.profile)
     if report and not trained.interrupted and (done is None or lacks_report(path)):
         watch.stage("report")
@@ -209,7 +211,7 @@ def export(student, teacher, target, weight_storage, as_json, output):
     Example: onnx-distill export run/trained.qdq.onnx --teacher teacher.onnx \\
       -o student.int8.onnx
     """
-    made = pipeline.deployable(models.load(student), load(teacher, None, ()), target, weight_storage)
+    made = deployable(models.load(student), load(teacher, None, ()), target, weight_storage)
     models.save(made, output)
     result = {"student": str(output), "bytes": made.ByteSize(), **provenance(made)}
     click.echo(json.dumps(result) if as_json else f"{output}: {made.ByteSize():,} bytes")
@@ -270,7 +272,7 @@ def run(
     original = load(teacher, input_shape, constants)
     also = [load(path, input_shape, constants) for path in also_teachers]
     float_model = cut_model(original, logits)
-    classes = pipeline.classes_of(float_model)
+    classes = classes_of(float_model)
     images = open_data(float_model, options, classes=classes)
     test = open_data(float_model, {**options, "data": test_data, "labels": test_labels}, classes=classes)
     said, sources = f"{len(test):,} images of {test_data}", sources_of(ctx, data=images, test_data=test)
@@ -280,14 +282,14 @@ def run(
         if done is not None:
             trained, seeds = done.trained, done.seeds
             if not exported.is_file():
-                models.save(pipeline.deployable(trained.best.student, original, None, weight_storage), exported)
+                models.save(deployable(trained.best.student, original, None, weight_storage), exported)
             configs = pipeline.choices(quantization, loss, config)
             rows, found = complete_result(path, original, test, said, ctx, configs)
         else:
             several: list[dict] = []
 
             def distill(student, teacher, images, validation, loss, config, watch, store, also):
-                one = functools.partial(pipeline.distill, student, teacher, images, validation, loss)
+                one = functools.partial(distillation.distill, student, teacher, images, validation, loss)
                 trained, seeds = _trained(ctx, one, config, folder, watch, also, sources)
                 several.extend([seeds] if seeds else [])
                 return trained
@@ -326,7 +328,7 @@ def run(
 ALL = (inspect, cut, quantize, train, export, evaluate, run, compare, sensitivity, verify, report_command, completion)
 
 
-def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, pipeline.Watch]:
+def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, Watch]:
     """The folder with its configuration ready to be written, and what tells the terminal of a run."""
     told = Run()
     ctx.call_on_close(told.end)

@@ -8,8 +8,8 @@ from dataclasses import asdict
 import click
 import numpy as np
 
+from onnx_distill import calibrated, measure
 from onnx_distill import model as models
-from onnx_distill import pipeline
 from onnx_distill.cli.inputs import load, open_data
 from onnx_distill.cli.options import (
     config_option,
@@ -27,6 +27,7 @@ from onnx_distill.compare import Layer, worst_first
 from onnx_distill.compare import compare as compare_models
 from onnx_distill.compare import render_layers as render_compared
 from onnx_distill.data import batches
+from onnx_distill.deployable import like, logits_model
 from onnx_distill.errors import InputError
 from onnx_distill.execution import execution as look_at_execution
 from onnx_distill.execution import render_execution
@@ -88,11 +89,9 @@ def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape,
       --data test.npz
     """
     loaded = {"teacher": load(teacher, input_shape, constants)} if teacher else {}
-    loaded["model"] = (
-        pipeline.like(loaded["teacher"], models.load(model)) if teacher else load(model, input_shape, constants)
-    )
+    loaded["model"] = like(loaded["teacher"], models.load(model)) if teacher else load(model, input_shape, constants)
     images = open_data(next(iter(loaded.values())), options)
-    print_rows(pipeline.measure(loaded, images, threads, _sizes(batch_sizes), logits), as_json)
+    print_rows(measure.measure(loaded, images, threads, _sizes(batch_sizes), logits), as_json)
 
 
 @command(short_help="Where quantization hurts, value by value.")
@@ -122,9 +121,9 @@ def compare(student, teacher, samples, sorted_by, top, threads, as_json, input_s
       --data test.npz
     """
     qdq = models.load(student)
-    float_model = pipeline.logits_model(qdq, load(teacher, input_shape, constants))
+    float_model = logits_model(qdq, load(teacher, input_shape, constants))
     images = open_data(float_model, options, labelled=False, shape_of=qdq)
-    ready = pipeline.ready(float_model, images.read(np.arange(1)).shape[1:])
+    ready = calibrated.ready(float_model, images.read(np.arange(1)).shape[1:])
     few = np.arange(min(samples, len(images)))
     layers = compare_models(ready, qdq, (batch.images for batch in batches(images, 32, few)), threads)
     layers = worst_first(layers) if sorted_by == "worst" else layers
@@ -179,13 +178,13 @@ def verify(
       --data test.npz --runtimes onnxruntime,openvino
     """
     original = load(teacher, input_shape, constants) if teacher else None
-    shipped = pipeline.like(original, models.load(student)) if original else load(student, input_shape, constants)
+    shipped = like(original, models.load(student)) if original else load(student, input_shape, constants)
     found = [find_runtime(name.strip(), tell) for name in runtimes.split(",") if name.strip()]
     if not found:
         raise InputError("--runtimes names none; wanted at least one, such as wheel.")
     images = open_data(shipped, options)
     images = images.subset(np.arange(min(samples, len(images)))) if samples else images
-    verified = pipeline.verified(
+    verified = measure.verified(
         shipped, found, images, original, models.load(simulation) if simulation else None, bound, trace, threads, tell
     )
     click.echo(json.dumps(as_data(verified), indent=1) if as_json else render_verification(verified))

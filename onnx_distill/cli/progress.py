@@ -8,8 +8,9 @@ from datetime import timedelta
 
 from tqdm import tqdm
 
-from onnx_distill import pipeline
 from onnx_distill.cli.terminal import QUIET, VERBOSE, level, tell, tell_machine, warn
+from onnx_distill.train import Checkpoint, Progress
+from onnx_distill.watch import Watch
 
 FIRST, LONGEST = 10.0, 300.0  # seconds until the first line and, each twice the one before, at most between two
 
@@ -56,7 +57,7 @@ class Run:
     def __init__(self):
         self.bar: Bar | None = None
         self.stage, self.began = "", time.monotonic()
-        self.watch = pipeline.Watch(self._stage, self._step, self._evaluation, warn, tell)
+        self.watch = Watch(self._stage, self._step, self._evaluation, warn, tell)
         tell_machine()
 
     def end(self) -> None:
@@ -69,11 +70,11 @@ class Run:
         self.stage, self.began, self.bar = text, time.monotonic(), None
         tell(f"== {text}")
 
-    def _step(self, progress: pipeline.Progress) -> None:
+    def _step(self, progress: Progress) -> None:
         batch = progress.images // progress.step
         if self.bar is None:
             self.bar = Bar("train", progress.steps * batch, "images")
         self.bar.update(progress.images, f"loss {progress.loss:.4f}, lr {progress.learning_rate:.1e}")
 
-    def _evaluation(self, checkpoint: pipeline.Checkpoint) -> None:
+    def _evaluation(self, checkpoint: Checkpoint) -> None:
         tell(f"epoch {checkpoint.epoch:.2f}: {100 * checkpoint.score:.2f} % on held-out images")

@@ -7,7 +7,6 @@ from dataclasses import asdict
 
 import click
 
-from onnx_distill import pipeline
 from onnx_distill.bits import parse_widths
 from onnx_distill.calibrated import calibrated
 from onnx_distill.cli.inputs import chosen, load, open_data
@@ -27,6 +26,7 @@ from onnx_distill.cli.progress import Bar
 from onnx_distill.cli.sections import command
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut as cut_model
+from onnx_distill.deployable import classes_of
 from onnx_distill.errors import InputError
 from onnx_distill.ranking import render_sensitivity, save_sensitivity
 from onnx_distill.sensitivity import drawn_apart
@@ -93,7 +93,7 @@ def sensitivity(
         weight_bits = (4,)
     config = chosen(QuantizeConfig, {**options, **_rest(rest), "edge_bits": 0})
     loaded = cut_model(load(model, input_shape, constants), logits)
-    images = open_data(loaded, options, classes=pipeline.classes_of(loaded))
+    images = open_data(loaded, options, classes=classes_of(loaded))
     to_calibrate, to_measure = drawn_apart(images, samples, count, seed)
     source = calibrated(loaded, to_calibrate, config, threads)
     bar: list[Bar] = []

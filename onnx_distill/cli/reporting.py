@@ -11,7 +11,6 @@ import click
 from click.core import ParameterSource
 
 from onnx_distill import model as models
-from onnx_distill import pipeline
 from onnx_distill.cli.configuration import command_line, merged
 from onnx_distill.cli.inputs import load, open_data
 from onnx_distill.cli.options import (
@@ -25,6 +24,7 @@ from onnx_distill.cli.options import (
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.data import Images, split
+from onnx_distill.deployable import classes_of, deployable, logits_model
 from onnx_distill.errors import InputError
 from onnx_distill.report import table
 from onnx_distill.run_folder import CONFIG, TRAINED, student_file
@@ -120,7 +120,7 @@ def report(ctx, run, teacher, threads, input_shape, constants, **options):
     original, trained = load(teacher, input_shape, constants), models.load(folder / TRAINED)
     images, said = _images(ctx, made, original, trained, options)
     if not (folder / student_file(storage)).is_file():  # one seed of several has none of its own
-        exported = pipeline.deployable(trained, original, weight_storage=storage)
+        exported = deployable(trained, original, weight_storage=storage)
         models.save(exported, folder / student_file(storage))
     found = measured(folder, original, _student(params, folder), images, said, storage, threads)
     click.echo(table(found.rows))
@@ -135,8 +135,8 @@ def _images(ctx: click.Context, made: click.Context, teacher, student, options: 
         options = {**options, "labels": options["labels"] if typed("labels") else None}
     elif "test_data" in made.params:
         options = {**options, "data": made.params["test_data"], "labels": made.params["test_labels"]}
-    float_model = pipeline.logits_model(student, teacher)
-    images = open_data(float_model, options, classes=pipeline.classes_of(float_model), shape_of=student)
+    float_model = logits_model(student, teacher)
+    images = open_data(float_model, options, classes=classes_of(float_model), shape_of=student)
     if typed("data") or "test_data" in made.params:
         return images, f"{len(images):,} images of {options['data']}"
     seed = made.params["split_seed"] if made.params["split_seed"] is not None else made.params["seed"]

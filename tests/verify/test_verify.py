@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper, parser
 
-from onnx_distill import machine, pipeline, qdq
+from onnx_distill import machine, qdq
 from onnx_distill.cli import main
 from onnx_distill.cut import cut
 from onnx_distill.data import open_images
+from onnx_distill.deployable import deployable
 from onnx_distill.errors import InputError
 from onnx_distill.lookup import array, initializers
 from onnx_distill.verify import agree, environments, find_runtime, render, trace, verify
@@ -46,7 +47,7 @@ def pair():
     def pair(bits: int, target: str = "ort-x86-novnni") -> tuple[onnx.ModelProto, onnx.ModelProto]:
         teacher = graphs.net(BODY, "float[N, 5] p", head=HEAD)
         student = graphs.student_of(cut(teacher), weight_bits=bits, activation_bits=bits, target=target)
-        return student, pipeline.deployable(student, teacher)
+        return student, deployable(student, teacher)
 
     return pair
 
@@ -241,7 +242,7 @@ def test_the_logits_are_those_that_the_file_names(images):
     body = BODY.replace("p = Softmax(logits)", "same = Identity(logits) p = Softmax(same)")
     teacher = graphs.net(body, "float[N, 5] p", head=HEAD)
     student = graphs.student_of(cut(teacher, "logits"))
-    exported = pipeline.deployable(student, teacher)
+    exported = deployable(student, teacher)
     assert agree.find_logits(exported).value == "same" and agree.logits_value(exported) == "logits"
     assert verify(exported, [find_runtime("wheel")], images[0], simulation=student).passed
 
