@@ -10,10 +10,8 @@ import numpy as np
 
 from onnx_distill import calibrated, measure
 from onnx_distill import model as models
-from onnx_distill.cli.inputs import load, open_data
-from onnx_distill.cli.options import (
+from onnx_distill.cli.general_options import (
     config_option,
-    data_options,
     json_option,
     logits_option,
     model_argument,
@@ -21,6 +19,8 @@ from onnx_distill.cli.options import (
     teacher_option,
     threads_option,
 )
+from onnx_distill.cli.image_options import data_options
+from onnx_distill.cli.inputs import load, open_data
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell
 from onnx_distill.compare import Layer, worst_first

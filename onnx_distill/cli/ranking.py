@@ -9,11 +9,8 @@ import click
 
 from onnx_distill.bits import parse_widths
 from onnx_distill.calibrated import calibrated
-from onnx_distill.cli.inputs import chosen, load, open_data
-from onnx_distill.cli.options import (
-    calibration_options,
+from onnx_distill.cli.general_options import (
     config_option,
-    data_options,
     json_option,
     logits_option,
     model_argument,
@@ -22,7 +19,10 @@ from onnx_distill.cli.options import (
     seed_option,
     threads_option,
 )
+from onnx_distill.cli.image_options import data_options
+from onnx_distill.cli.inputs import chosen, load, open_data
 from onnx_distill.cli.progress import Bar
+from onnx_distill.cli.quantize_options import calibration_options
 from onnx_distill.cli.sections import command
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut as cut_model

@@ -12,15 +12,10 @@ from click.core import ParameterSource
 
 from onnx_distill import model as models
 from onnx_distill.cli.configuration import command_line, merged
+from onnx_distill.cli.general_options import config_option, model_options, threads_option
+from onnx_distill.cli.image_options import class_names_option, data_options
 from onnx_distill.cli.inputs import load, open_data
-from onnx_distill.cli.options import (
-    class_names_option,
-    config_option,
-    data_options,
-    model_options,
-    options,
-    threads_option,
-)
+from onnx_distill.cli.options import options
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.data import Images, split
