@@ -12,11 +12,7 @@ from onnx_distill.cli.terminal import verbosity_options
 from onnx_distill.cli.written import Constant, Shape
 
 MOST_THREADS = 1024  # more are a slip of the hand, and bring a machine to its knees
-
-
 model_argument = functools.partial(click.argument, type=click.Path(dir_okay=False))
-
-
 output_file = click.option(
     "-o",
     "--output",

@@ -178,7 +178,7 @@ LARGE = "c = Constant<value = float[1,2] {0.0, 0.0}>() y = MatMul(x, c)"
 
 
 def with_large(model: onnx.ModelProto, kind=np.float32) -> onnx.ModelProto:
-    """The Constant 'c' of the model with more numbers than models.SMALL, [3, 1000]."""
+    """The Constant 'c' of the model with more numbers than weightless.SMALL, [3, 1000]."""
     node = next(node for node in model.graph.node if node.op_type == "Constant")
     values = np.random.default_rng(0).standard_normal((3, 1000)).astype(kind)
     node.attribute[0].t.CopyFrom(numpy_helper.from_array(values))
