@@ -43,7 +43,7 @@ train_options = options(
     number("--accumulate", int, "Batches whose gradients make one update."),
     number("--ema", float, "Decay of a running mean of the parameters, which is then evaluated and kept; 0: none."),
     number("--patience", int, "Evaluations without a better score after which training stops; 0: never."),
-    number("--max-minutes", float, "Time after which training stops; 0: no limit."),
+    number("--max-minutes", float, "Time after which training stops (--resume goes on); 0: no limit."),
     number("--evaluate-every", int, "Steps between evaluations; 0: each epoch."),
     number("--save-every", int, "Steps between checkpoints; 0: at evaluations alone."),
     click.option("--freeze", multiple=True, help="Parameters left as they are: a name or pattern. May be repeated."),
