@@ -2,8 +2,9 @@
 
     python scripts/acceptance_runtimes.py [--net teacher|text]      # `make accept-deploy`
 
-The students are PTQ ones; with --distilled those of the models/ teacher are trained (deploy_students.py). What is compared is the simulation of
-a student with what runtimes make of its exported file, not its accuracy. OpenVINO gets the student of its own target.
+The students are PTQ ones, or with --distilled trained (deploy_students.py; the classifier's as acceptance_text.py trains it). What is
+compared is the simulation of a student with what runtimes make of its exported file, not its accuracy. OpenVINO gets the student of
+its own target.
 Every image that differs by more than an output step is traced, and more of those that differ. The reference evaluator is slow:
 it gets the first images. Exit code 1 below 99.9 % of top-1, and where a departure is unexplained.
 """
@@ -29,19 +30,26 @@ ORT, OPENVINO = EXACT_ON
 RUNTIMES = {ORT: ("wheel", "onnxruntime", "onnxruntime==1.17.3", "onnxruntime-web"), OPENVINO: ("openvino",)}
 WANTED = 0.999  # of top-1
 TRACED = 100  # images
-FEW = {"teacher": 500, "text": 50}  # images for the reference evaluator
+FEW = {"teacher": 500, "text": 200}  # images for the reference evaluator
+TRAINING = {run.name: (run.lines, run.options) for run in text.RUNS}  # the classifier's: lines and options
+TRAINING["W4A4"] = 6000, ("--epochs", "2", "--lr", "1e-3")
 
 
 def of_text(case: str, target: str, args: argparse.Namespace) -> tuple[Path, Path]:
-    folder = args.runs / f"text-{case.lower()}-{target}"
-    trained, shipped = folder / "student.qdq.onnx", folder / "student.int8.onnx"
+    folder = args.runs / f"text-{case.lower()}-{target}{'-distilled' if args.distilled else ''}"
+    made, trained, shipped = (folder / name for name in ("student.qdq.onnx", "trained.qdq.onnx", "student.int8.onnx"))
     if not shipped.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        teacher, lines = text.get_teacher(args.text_data, None), _lines(args, "train", 6000)
-        options = ["--target", target, "--input-shape", text.SHAPE, "--calibration-method", "mse", "--threads", args.threads]
-        _onnx_distill("quantize", teacher, "--data", lines, *BITS[case].split(), *options, "-o", trained)
-        _onnx_distill("export", trained, "--teacher", teacher, "-o", shipped)
-    return trained, shipped
+        count, options = TRAINING[case]
+        teacher, lines = text.get_teacher(args.text_data, None), _lines(args, "train", args.train_lines or count)
+        images = ["--data", lines, "--input-shape", text.SHAPE, "--threads", args.threads]
+        _onnx_distill("quantize", teacher, *images, *BITS[case].split(), *text.CALIBRATION, "--target", target, "-o", made)
+        if args.distilled:
+            training = [*text.DISTILLATION, *options, "--validation", text.VALIDATION, "--resume"]
+            _onnx_distill("train", made, "--teacher", teacher, *images, *training, "-o", folder)
+        else:
+            _onnx_distill("export", made, "--teacher", teacher, "-o", shipped)
+    return trained if args.distilled else made, shipped
 
 
 def _lines(args: argparse.Namespace, part: str, count: int) -> Path:
@@ -67,12 +75,15 @@ def rows(net: str, case: str, args: argparse.Namespace) -> bool:
     passed = True
     for target, all_runtimes in RUNTIMES.items():
         runtimes = tuple(one for one in all_runtimes if one in (args.only or all_runtimes))
+        slow = target == ORT and "reference" in (args.only or ["reference"])
+        if not (runtimes or slow):
+            continue
         trained, shipped = (model.load(path) for path in make(case, target, args))
         images = open_images(source(args), preprocess=Preprocess.of(shipped))
         images = images.subset(np.arange(min(args.samples or len(images), len(images))))
         if runtimes:
             passed &= _row(f"{net} {case}", target, trained, shipped, images, runtimes, args)
-        if target == ORT and "reference" in (args.only or ["reference"]):
+        if slow:
             few = images.subset(np.arange(min(FEW[net], len(images))))
             passed &= _row(f"{net} {case}", target, trained, shipped, few, ("reference",), args)
     return passed
@@ -106,6 +117,7 @@ def _row(name: str, target: str, trained, shipped, images: Images, runtimes: tup
 def main() -> int:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--text-data", type=Path, default=Path("data/text"))
+    parser.add_argument("--train-lines", type=int, help="of text  [default: as acceptance_text.py]")
     parser.add_argument("--net", choices=list(NETS), action="append")
     parser.add_argument("--samples", type=int, help="images, the first ones  [default: all]")
     parser.add_argument("--only", action="append", help="a runtime; may be repeated  [default: all]")

@@ -52,7 +52,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", default="data", help="folder of Fashion-MNIST")
     parser.add_argument("--runs", type=Path, default=Path("runs/deploy"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--distilled", action="store_true", help="trained students of the models/ teacher, not PTQ ones")
+    parser.add_argument("--distilled", action="store_true", help="trained students, not PTQ ones")
     return parser
 
 
