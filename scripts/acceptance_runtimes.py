@@ -29,7 +29,6 @@ from onnx_distill.verify.trace import TIED
 ORT, OPENVINO = EXACT_ON
 RUNTIMES = {ORT: ("wheel", "onnxruntime", "onnxruntime==1.17.3", "onnxruntime-web"), OPENVINO: ("openvino",)}
 WANTED = 0.999  # of top-1
-TRACED = 100  # images
 FEW = {"teacher": 500, "text": 200}  # images for the reference evaluator
 TRAINING = {run.name: (run.lines, run.options) for run in text.RUNS}  # the classifier's: lines and options
 TRAINING["W4A4"] = 6000, ("--epochs", "2", "--lr", "1e-3")
@@ -91,7 +90,7 @@ def rows(net: str, case: str, args: argparse.Namespace) -> bool:
 
 def _row(name: str, target: str, trained, shipped, images: Images, runtimes: tuple[str, ...], args) -> bool:
     found = verify(
-        shipped, [find_runtime(one) for one in runtimes], images, simulation=trained, trace=TRACED, threads=args.threads
+        shipped, [find_runtime(one) for one in runtimes], images, simulation=trained, trace=args.trace, threads=args.threads
     )
     beside = {pair.second: pair for pair in found.pairs if pair.first == SIMULATION}
     simulated = list(found.runners[0].departures)
@@ -120,6 +119,7 @@ def main() -> int:
     parser.add_argument("--train-lines", type=int, help="of text  [default: as acceptance_text.py]")
     parser.add_argument("--net", choices=list(NETS), action="append")
     parser.add_argument("--samples", type=int, help="images, the first ones  [default: all]")
+    parser.add_argument("--trace", type=int, default=100, help="images, those that differ most  [default: 100]")
     parser.add_argument("--only", action="append", help="a runtime; may be repeated  [default: all]")
     parser.add_argument("--case", choices=list(BITS), action="append")
     args = parser.parse_args()
