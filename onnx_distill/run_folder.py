@@ -39,6 +39,7 @@ class RunFolder:
                 f"{path} has a run that was interrupted at step {found.step}; continue it with --resume, or choose another folder."
             )
         self._resumed = found.step if found is not None else -1
+        self._scores = len(found.facts.get("scores", ())) if found is not None else 0
         self._step = max(self._resumed, 0)
         self.tensorboard = tensorboard
         self._board = Board(path / FOLDER, self._resumed) if tensorboard else None
@@ -92,10 +93,10 @@ class RunFolder:
             ) from None
 
     def _keep_log_until(self, step: int) -> None:
-        """What a killed run logged after its last checkpoint will be logged again."""
+        """What a run logged after its last checkpoint will be logged again, or, where its time was over, never was part of it."""
         kept: list[dict[str, float]] = []
         for line in self.log() if step >= 0 else []:
-            if line.get("step", 0) > step:
+            if line.get("step", 0) > step or sum("score" in other for other in [*kept, line]) > self._scores:
                 break
             kept.append(line)
         if (self.path / LOG).exists():

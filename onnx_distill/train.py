@@ -144,6 +144,14 @@ def train(
         _check_recipe(found, recipe)
         record = _restored(found, optimizer, average)
     good = _state(record, optimizer, average)
+
+    def score(number: int) -> None:
+        values = average.values
+        trained = with_parameters(student, values)
+        checkpoint = Checkpoint(trained, evaluate(trained), number / steps_per_epoch)
+        on_evaluation(checkpoint)
+        _note(record, checkpoint, values)
+
     interrupted, out_of_time, stopped, began = False, False, _no_better(record, config), time.monotonic()
     try:
         while record.done < steps and not stopped:
@@ -177,10 +185,7 @@ def train(
                 Progress(number, steps, number * config.accumulate * batch_size, record.loss, share * config.learning_rate)
             )
             if evaluates:
-                values = average.values
-                checkpoint = _evaluated(with_parameters(student, values), evaluate, number / steps_per_epoch)
-                on_evaluation(checkpoint)
-                _note(record, checkpoint, values)
+                score(number)
             if evaluates or (config.save_every and number % config.save_every == 0):
                 good = _state(record, optimizer, average)
                 if store is not None:
@@ -191,6 +196,8 @@ def train(
                 stopped, out_of_time = f"{config.max_minutes:g} minutes are over", True
                 if store is not None:
                     store.save(_state(record, optimizer, average))
+                if not evaluates:  # after the checkpoint: a run that goes on never saw this score
+                    score(number)
     except KeyboardInterrupt:
         interrupted = True
     recording.finish(step)
@@ -225,10 +232,6 @@ def _check_recipe(state: State, recipe: str) -> None:
             f"the checkpoint at step {state.step} is of another student or recipe; wanted the same command as before. "
             "Repeat it, or choose another folder."
         )
-
-
-def _evaluated(student: onnx.ModelProto, evaluate: Callable[[onnx.ModelProto], float], epoch: float) -> Checkpoint:
-    return Checkpoint(student, evaluate(student), epoch)
 
 
 def _note(record: _Record, checkpoint: Checkpoint, values: dict[str, np.ndarray]) -> None:

@@ -132,6 +132,8 @@ def test_run_that_ran_out_of_time_goes_on_when_it_is_continued_to_the_same_bytes
         late = onnx_distill(train(files, cut, more + " --max-minutes 1e-9 --resume"))
         assert late.code == 0 and "1e-09 minutes are over; --resume goes on" in late.err
         assert (cut / "student.int8.onnx").is_file() and not (cut / "trained.json").exists()
+        if not seeds:
+            assert "score" in json.loads((cut / "log.jsonl").read_text().splitlines()[-1])  # of what it came to
     result = onnx_distill(train(files, cut, more + " --resume"))
     assert result.code == 0 and NOTHING_LEFT not in result.err
     for name in ("student.int8.onnx", "trained.qdq.onnx", "log.jsonl"):

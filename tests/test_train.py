@@ -424,6 +424,12 @@ def test_max_minutes_stops_a_run(tiny_train):
     assert "minutes are over" in found.stopped and found.images == 16
 
 
+def test_what_max_minutes_left_is_scored_and_kept_where_it_is_better(tiny_train):
+    config = TrainConfig(epochs=9, batch_size=8, max_minutes=1e-9)
+    found = tiny_train(config, evaluate=later_is_better())
+    assert len(found.scores) == 2 and found.best.epoch == found.scores[1][0] > 0
+
+
 def test_frozen_parameters_stay_as_they_are(tiny_train, tiny_student):
     found = tiny_train(TrainConfig(batch_size=16, freeze=("w1", "*/scale")), evaluate=later_is_better()).best.student
     before, after = initializers(tiny_student()), initializers(found)
