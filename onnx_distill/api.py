@@ -32,7 +32,7 @@ from onnx_distill.normalize.prepare import image_shape, prepare
 from onnx_distill.pipeline import Outcome
 from onnx_distill.provenance import file_sha256, provenance, stamp
 from onnx_distill.run_folder import RunFolder, made_folder
-from onnx_distill.train import Checkpoint, Progress, Trained
+from onnx_distill.trained import Checkpoint, Progress, Trained
 from onnx_distill.watch import Watch
 
 LARGEST_VALIDATION = 5000  # images held out of the training, unless told otherwise: a tenth, and no more than these

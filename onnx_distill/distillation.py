@@ -23,7 +23,8 @@ from onnx_distill.features import choose
 from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.provenance import data_sha256, stamp
 from onnx_distill.state import StateStore
-from onnx_distill.train import Trained, train
+from onnx_distill.train import train
+from onnx_distill.trained import Trained
 from onnx_distill.watch import Watch
 
 

@@ -16,7 +16,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.replacing import replacing
 from onnx_distill.run_folder import CONFIG, FACTS, TRAINED
 from onnx_distill.settings import read_settings
-from onnx_distill.train import Checkpoint, Trained
+from onnx_distill.trained import Checkpoint, Trained
 
 # Options that may be others when a run is continued: none of them changes what a training ends in.
 FREE = frozenset(

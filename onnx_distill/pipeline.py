@@ -17,11 +17,12 @@ from onnx_distill.data import Given, images_from, split
 from onnx_distill.deployable import deployable
 from onnx_distill.distillation import distill
 from onnx_distill.features import check_names
+from onnx_distill.fit import check_fit
 from onnx_distill.measure import logits_of, rows_of, scores_of
 from onnx_distill.model import save
 from onnx_distill.result import Row, write_result
 from onnx_distill.state import StateStore
-from onnx_distill.train import Trained, check_fit
+from onnx_distill.trained import Trained
 from onnx_distill.watch import Watch
 
 

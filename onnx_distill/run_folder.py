@@ -13,7 +13,7 @@ from onnx_distill.replacing import replacing
 from onnx_distill.settings import write_settings
 from onnx_distill.state import StateStore
 from onnx_distill.tensorboard import FOLDER, Board
-from onnx_distill.train import Checkpoint, Progress
+from onnx_distill.trained import Checkpoint, Progress
 
 CONFIG, LOG, CHECKPOINTS = "config.yaml", "log.jsonl", "checkpoints"
 TRAINED, FACTS = "trained.qdq.onnx", "trained.json"  # the best student, and what says that it is the last word: finished.py

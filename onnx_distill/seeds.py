@@ -17,7 +17,7 @@ from onnx_distill.config import TrainConfig
 from onnx_distill.finished import finished, leave_facts
 from onnx_distill.run_folder import FACTS, LOG, TRAINED, RunFolder, made_folder
 from onnx_distill.state import StateStore
-from onnx_distill.train import Checkpoint, Trained
+from onnx_distill.trained import Checkpoint, Trained
 from onnx_distill.watch import Watch
 
 Distill = Callable[[TrainConfig, Watch, StateStore], Trained]

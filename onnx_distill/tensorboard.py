@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_distill.errors import InputError
-from onnx_distill.train import Checkpoint, Progress
+from onnx_distill.trained import Checkpoint, Progress
 
 FOLDER, PATTERN = "tensorboard", "events.out.tfevents.*"
 LOSS, RATE, SCORE = "train/loss", "train/learning_rate", "held_out/score"

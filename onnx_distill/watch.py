@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Callable
 
-from onnx_distill.train import Checkpoint, Progress
+from onnx_distill.trained import Checkpoint, Progress
 
 
 @dataclass(frozen=True)

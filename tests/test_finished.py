@@ -142,7 +142,7 @@ def test_run_that_ran_out_of_time_goes_on_when_it_is_continued_to_the_same_bytes
 
 
 def test_run_that_ctrl_c_stopped_goes_on_when_it_is_continued_to_the_same_bytes(files, tmp_path):
-    whole, cut, more = tmp_path / "whole", tmp_path / "cut", "--epochs 20 --save-every 3 --log-every 1"
+    whole, cut, more = tmp_path / "whole", tmp_path / "cut", "--epochs 60 --save-every 3 --log-every 1"
     assert onnx_distill(train(files, whole, more)).code == 0
     command = [sys.executable, "-m", "onnx_distill", *train(files, cut, more).split()]
     listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # pytest in the background does not

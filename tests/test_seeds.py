@@ -17,7 +17,7 @@ from test_cli_runs import QUICK, train
 
 from onnx_distill.seeds import Seeds, told_of_seeds
 from onnx_distill.settings import read_settings
-from onnx_distill.train import Checkpoint, Trained
+from onnx_distill.trained import Checkpoint, Trained
 
 
 def result_of(line: str) -> dict:

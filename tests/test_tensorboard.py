@@ -48,7 +48,7 @@ def test_a_run_that_begins_anew_leaves_no_old_events(files, tmp_path):
 
 
 def test_a_run_that_was_killed_and_continued_is_drawn_once(files, tmp_path):
-    run, more = tmp_path / "run", "--tensorboard --epochs 20 --log-every 1 --save-every 7"
+    run, more = tmp_path / "run", "--tensorboard --epochs 60 --log-every 1 --save-every 7"
     process = subprocess.Popen(
         [sys.executable, "-m", "onnx_distill", *train(files, run, more).split()], stderr=subprocess.DEVNULL
     )
@@ -57,7 +57,7 @@ def test_a_run_that_was_killed_and_continued_is_drawn_once(files, tmp_path):
     ):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL  # it had not come to its end
     assert onnx_distill(train(files, run, more + " --resume")).code == 0
     assert len(list((run / "tensorboard").iterdir())) == 2 and shown(run) == logged(run)
 

@@ -41,7 +41,7 @@ from onnx_distill.profile import cost_table, costs
 from onnx_distill.run_folder import TRAINED, RunFolder, made_folder, student_file
 from onnx_distill.run_report import Measured, measured
 from onnx_distill.seeds import told_of_seeds, train_seeds
-from onnx_distill.train import Trained
+from onnx_distill.trained import Trained
 from onnx_distill.watch import Watch
 
 
