@@ -47,6 +47,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=24, help="for each network, batch and runtime")
     parser.add_argument("--models", type=Path, help="a folder that keeps the models; those that are there are taken")
     parser.add_argument("--make-only", action="store_true")
+    parser.add_argument("--runtimes", default=",".join(RUNTIMES), help="as verify's; onnxruntime=PYTHON takes that Python's")
     parser.add_argument("--net", choices=list(NETS), action="append", help="one of them; may be repeated  [default: all]")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +67,7 @@ def _time(made: dict[str, dict[str, str]], args) -> None:
     )
     for title, paths in made.items():
         for batch in BATCHES:
-            for runtime in RUNTIMES:
+            for runtime in args.runtimes.split(","):
                 print(_row(title, batch, runtime, paths, NETS[title][1], args), flush=True)
 
 
@@ -91,7 +92,8 @@ def _models(title: str, make, shape, parent: Path, args) -> dict[str, str]:
 
 
 def _row(title: str, batch: int, runtime: str, paths: dict[str, str], shape, args) -> str:
-    models = {FLOAT: paths[FLOAT], STATIC: paths[STATIC], "ours": paths[runtime]}
+    kind = runtime.partition("=")[0]
+    models = {FLOAT: paths[FLOAT], STATIC: paths[STATIC], "ours": paths[kind]}
     job = {
         "models": models,
         "shape": shape,
@@ -104,12 +106,12 @@ def _row(title: str, batch: int, runtime: str, paths: dict[str, str], shape, arg
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(job, file)
         file.flush()
-        command = [python, str(ROOT / "benchmarks/latency_worker.py"), runtime, file.name]
+        command = [python, str(ROOT / "benchmarks/latency_worker.py"), kind, file.name]
         said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
     seconds = {name: 1000 * np.asarray(values) for name, values in said["seconds"].items()}
     cells = [f"{np.median(v):.4g} ({np.percentile(v, 25):.4g}..{np.percentile(v, 75):.4g})" for v in seconds.values()]
     ratios = [np.median(seconds[name] / seconds["ours"]) for name in (FLOAT, STATIC)]
-    return f"| {title} | {batch} | {runtime} {said['version']} | {' | '.join(cells)} | {ratios[0]:.2f}x | {ratios[1]:.2f}x |"
+    return f"| {title} | {batch} | {kind} {said['version']} | {' | '.join(cells)} | {ratios[0]:.2f}x | {ratios[1]:.2f}x |"
 
 
 if __name__ == "__main__":
