@@ -12,6 +12,8 @@
   faster: off (1.19.2; MobileNetV2 at 224, batch 8: 1,189 against 720 MB, 137 against 138 ms).
 * The checkpoint is written in C++, where a full disk is a RuntimeError: made the OSError that it is (1.19.2, `_disk_errors`).
 * A parameter written before a Module exists is a segmentation fault: `open_module` returns both together.
+* A Module adds each gradient to a buffer of its own, a pass over all of them; a plain InferenceSession runs the same graph
+  with gradients as outputs, for the kernels of training are registered with the others: `open_training`, for steps (1.19.2).
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ import types
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
+import numpy as np
 import onnx
 import onnxruntime
 
 from onnx_distill.errors import InputError
+from onnx_distill.gradient_outputs import with_gradient_outputs
 from onnx_distill.runtime import FAILURES
 
 NEWEST_IR = 10
@@ -165,12 +169,36 @@ def generate_artifacts(
         )
 
 
-def open_module(folder: Path, threads: int, profile: Path | None = None):
-    """(Module, CheckpointState) of the artifacts in the folder, on the CPU.
-
-    profile: a folder for the runtime's profile, a JSON file that is complete when nothing holds the Module any more.
-    """
+def open_module(folder: Path, threads: int):
+    """(Module, CheckpointState) of the artifacts in the folder, on the CPU."""
     api = _training("api")
+    with errors_of("load the model with its gradient"):
+        state = _checkpoint(folder)
+        module = api.Module(
+            str(folder / "training_model.onnx"), state, device="cpu", session_options=_options(threads, profile=None)
+        )
+        return module, state
+
+
+def open_training(folder: Path, threads: int, profile: Path | None = None):
+    """(InferenceSession, parameter -> its first values, parameter -> the output that is its gradient) of the artifacts.
+
+    The parameters are inputs of the session. profile: a folder for the runtime's profile, a JSON file that is complete when
+    nothing holds the session any more.
+    """
+    with errors_of("load the model with its gradient"):
+        model, gradients = with_gradient_outputs(onnx.load(str(folder / "training_model.onnx")))
+        options = _options(threads, profile)
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # the model's own order, see lower/order.py
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return session, {name: np.array(parameter.data) for name, parameter in _checkpoint(folder).parameters}, gradients
+
+
+def _checkpoint(folder: Path):
+    return _training("api").CheckpointState.load_checkpoint(str(folder / "checkpoint"))
+
+
+def _options(threads: int, profile: Path | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -183,11 +211,4 @@ def open_module(folder: Path, threads: int, profile: Path | None = None):
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile / "step")
-    with errors_of("load the model with its gradient"):
-        return _opened(api, folder, options)
-
-
-def _opened(api, folder: Path, options):
-    state = api.CheckpointState.load_checkpoint(str(folder / "checkpoint"))
-    module = api.Module(str(folder / "training_model.onnx"), state, device="cpu", session_options=options)
-    return module, state
+    return options

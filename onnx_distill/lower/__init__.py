@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from onnx_distill.fake_quant import FakeQuantModel
+from onnx_distill.lower.biases import lower_biases
 from onnx_distill.lower.blocked import block_size
 from onnx_distill.lower.dense import lower_dense
 from onnx_distill.lower.depthwise import lower_depthwise
@@ -13,7 +14,9 @@ from onnx_distill.lower.inner_products import lower_inner_products
 from onnx_distill.lower.layouts import lower_layouts
 from onnx_distill.lower.masks import lower_masks
 from onnx_distill.lower.nodes import value_shapes
+from onnx_distill.lower.order import lower_order
 from onnx_distill.lower.quantizers import lower_quantizers
+from onnx_distill.lower.repeats import lower_repeats
 from onnx_distill.lower.small_images import lower_small_images
 from onnx_distill.lower.strided import lower_strided
 from onnx_distill.lower.taps import lower_taps
@@ -21,9 +24,11 @@ from onnx_distill.lower.taps import lower_taps
 
 def lower(training: onnx.ModelProto, student: FakeQuantModel, batch_size: int | None = None) -> onnx.ModelProto:
     """A faster copy of the training model. With `batch_size` it may be rewritten so that it takes batches of that size only."""
-    made = lower_identities(lower_quantizers(training, student))
-    if not batch_size:
-        return made
+    made = lower_biases(lower_identities(lower_quantizers(training, student)))
+    return lower_order(lower_repeats(_lower_for(made, batch_size) if batch_size else made))
+
+
+def _lower_for(made: onnx.ModelProto, batch_size: int) -> onnx.ModelProto:
     made = lower_inner_products(made)
     block, shapes = block_size(), value_shapes(made, batch_size)
     if block:

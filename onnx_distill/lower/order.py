@@ -1,0 +1,53 @@
+"""Nodes in the order in which they are to run: what a batch flows through stays in order, the rest waits for its first reader.
+
+A session that keeps to a model's own order (`_ort.open_training`) then quantizes each filter right before its convolution, and
+masks each gradient right behind the product that made it: what was just written is still in a cache, and little is kept.
+The runtime's own order, depth first from the last outputs, makes all dx before the first dw, and keeps all activations until then.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator
+
+import onnx
+
+from onnx_distill.lower.nodes import Constants, with_nodes
+
+
+def lower_order(training: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the training model with the same nodes, in order."""
+    given, flowing = list(training.graph.node), _flowing(training)
+    made_by = {name: node for node in given for name in node.output if name}
+    placed: set[int] = set()
+    nodes: list[onnx.NodeProto] = []
+    for node in given:
+        if flowing.intersection(node.output):
+            nodes += _with_sources(node, made_by, placed)
+    for node in given:  # what no batch flows through, such as the gradient of a mean of parameters
+        nodes += _with_sources(node, made_by, placed)
+    return with_nodes(training, nodes, Constants())
+
+
+def _flowing(model: onnx.ModelProto) -> set[str]:
+    """Values that depend on a batch: on inputs whose first dimension is free."""
+    sizes = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
+    flowing = {name for name, dims in sizes.items() if dims and not dims[0].HasField("dim_value")}
+    for node in model.graph.node:
+        if flowing.intersection(node.input):
+            flowing.update(name for name in node.output if name)
+    return flowing
+
+
+def _with_sources(node: onnx.NodeProto, made_by: dict[str, onnx.NodeProto], placed: set[int]) -> Iterator[onnx.NodeProto]:
+    """The nodes that this one needs, in order, and the node itself; without those that are placed already."""
+    waiting = [(node, False)]
+    while waiting:
+        top, ready = waiting.pop()
+        if id(top) in placed:
+            continue
+        if ready:
+            placed.add(id(top))
+            yield top
+            continue
+        waiting.append((top, True))
+        waiting += [(made_by[name], False) for name in reversed(top.input) if name in made_by]
