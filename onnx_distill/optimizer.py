@@ -160,14 +160,16 @@ class Optimizer:
         for group in self.groups.values():
             group.small.read()
 
-    def update(self, gradients: dict[str, np.ndarray], share: float, batches: int = 1) -> float:
-        """One update at `share` (0..1) of the peak rates; returns the norm of the gradient before clipping.
+    def update(self, gradients: dict[str, np.ndarray], share: float, batches: int = 1) -> float | None:
+        """One update at `share` (0..1) of the peak rates; returns the norm of the gradient before clipping, None without clipping.
 
         batches: how many batches the gradients are the sum of; their mean is taken.
         """
         pairs = {kind: group.pairs(gradients) for kind, group in self.groups.items()}
-        norm = _norm([gradient for kind in ("weights", "biases") for _, gradient in pairs[kind]]) / batches
-        clip = self.config.clip_norm / norm if self.config.clip_norm and norm > self.config.clip_norm else 1.0
+        norm = None  # a tenth of an update, so only where it is asked for
+        if self.config.clip_norm:
+            norm = _norm([gradient for kind in ("weights", "biases") for _, gradient in pairs[kind]]) / batches
+        clip = self.config.clip_norm / norm if norm and norm > self.config.clip_norm else 1.0
         for kind, group in self.groups.items():
             self.rules[kind].begin()
             change = self._changed_step if kind == "steps" else self._changed_value

@@ -9,6 +9,7 @@ from onnx_distill.lower.biases import lower_biases
 from onnx_distill.lower.blocked import block_size
 from onnx_distill.lower.dense import lower_dense
 from onnx_distill.lower.depthwise import lower_depthwise
+from onnx_distill.lower.expands import lower_expands
 from onnx_distill.lower.identities import lower_identities
 from onnx_distill.lower.inner_products import lower_inner_products
 from onnx_distill.lower.layouts import lower_layouts
@@ -17,6 +18,7 @@ from onnx_distill.lower.nodes import value_shapes
 from onnx_distill.lower.order import lower_order
 from onnx_distill.lower.quantizers import lower_quantizers
 from onnx_distill.lower.repeats import lower_repeats
+from onnx_distill.lower.single_pixels import lower_single_pixels
 from onnx_distill.lower.small_images import lower_small_images
 from onnx_distill.lower.strided import lower_strided
 from onnx_distill.lower.taps import lower_taps
@@ -31,6 +33,7 @@ def lower(training: onnx.ModelProto, student: FakeQuantModel, batch_size: int | 
 def _lower_for(made: onnx.ModelProto, batch_size: int) -> onnx.ModelProto:
     made = lower_inner_products(made)
     block, shapes = block_size(), value_shapes(made, batch_size)
+    made = lower_single_pixels(lower_expands(made, shapes), shapes)
     if block:
         made = lower_depthwise(made, shapes, block)
         made = lower_small_images(made, shapes, block)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import onnx
 
 from onnx_distill.lookup import attribute
+from onnx_distill.lower.blocked import DOMAIN
 from onnx_distill.lower.nodes import Constants, Nodes, rewritten
 
 
@@ -119,7 +120,7 @@ class Dense(Nodes):
         """[o, i, kh, kw] as [o / b, i / b, kh, kw, b of i, b of o]; in two steps that each move one axis, which the runtime
         does 7 times faster than any order of all axes at once."""
         b, taps = self.block, g.kernel[0] * g.kernel[1]
-        inner = self("Transpose", self.reshape(w, [g.o * g.i // b, b, taps]), perm=[0, 2, 1])
+        inner = w if taps == 1 else self("Transpose", self.reshape(w, [g.o * g.i // b, b, taps]), perm=[0, 2, 1])
         outer = self("Transpose", self.reshape(inner, [g.o // b, b, g.i * taps]), perm=[0, 2, 1])
         return self.reshape(outer, [g.o, g.i, *g.kernel])
 
@@ -129,12 +130,14 @@ class Dense(Nodes):
         rows, columns: the taps to take, if not all.
         """
         b, (kh, kw) = self.block, g.kernel
+        if g.kernel == (1, 1):  # w is an image of o pixels and i channels, the channels last
+            pixels = self.reshape(w, [1, g.o, 1, g.i])
+            return self.reshape(self("ReorderInput", pixels, domain=DOMAIN, channels_last=1), [g.i, g.o, 1, 1])
         rows, columns = rows or range(kh), columns or range(kw)
         taps = [row * kw + column for row in rows[::-1] for column in columns[::-1]]
         blocks = self.reshape(self.filter(w, g), [g.o // b, g.i // b, kh * kw, b * b])
-        if kh * kw > 1:
-            blocks = self("Gather", blocks, self.constant(taps), axis=2)
-        swapped = self("Transpose", blocks, perm=[1, 0, 2, 3])
+        chosen = self("Gather", blocks, self.constant(taps), axis=2)
+        swapped = self("Transpose", chosen, perm=[1, 0, 2, 3])
         turned = self("Transpose", self.reshape(swapped, [g.o * g.i * len(taps) // (b * b), b, b]), perm=[0, 2, 1])
         return self.reshape(turned, [g.i, g.o, len(rows), len(columns)])
 
