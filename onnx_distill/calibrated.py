@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -26,6 +26,7 @@ from onnx_distill.provenance import stamp
 from onnx_distill.quantize import quantize, with_quantizable_opset
 
 BATCH = 64  # images
+MOST_BITS = 8  # with which no target has fewer quantizers than with less
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def calibrated(model: onnx.ModelProto, images: Images, config: QuantizeConfig, t
     """
     prepared = with_quantizable_opset(with_node_names(ready(model, image_shape(images))))
     prepared = integer_form(prepared, config.exclude, bool(config.symmetric))
-    values = [site.value for site in plan(prepared, config).activations]
+    values = [site.value for site in plan(prepared, replace(config, activation_bits=MOST_BITS)).activations]
     found = calibrate(prepared, values, lambda: (batch.images for batch in batches(images, BATCH)), threads or None)
     return Calibrated(prepared, found, len(images))
 

@@ -15,6 +15,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.lookup import array, initializers, names, opset, producers
 from onnx_distill.normalize.opset import to_opset
 from onnx_distill.qdq import Quantizer
+from onnx_distill.sum_guards import guard_sums
 from onnx_distill.targets import DEFAULT, TARGETS, Target
 
 INT4_OPSET = 21  # the first whose DequantizeLinear reads 4-bit integers
@@ -47,6 +48,8 @@ def export(student: onnx.ModelProto, target: Target = TARGETS[DEFAULT], weight_s
             stored = _stored(q, constants, target, packed and q.integers.qmax <= INT4.qmax, taken)
             _read_stored(made_by[q.result], q, stored)
             made.graph.initializer.extend(stored)
+    if target.guards_sums:
+        guard_sums(made, quantizers, taken)
     prune(made)
     return made
 

@@ -34,7 +34,7 @@ class Graph:
         self.roles = {id(node): self._role(node) for node in model.graph.node}
         self.joining: set[int] = set()
         self._join()
-        self.float_sums = self._float_sums() if target_of(config.target).float_sums else set()
+        self.float_sums = self._float_sums() if config.activation_bits <= target_of(config.target).float_sums else set()
         self.before_first, self.first = self._until_weighted({image_input(model).name})
         _, self.last = self._until_weighted(self.outputs, backwards=True)
         self.after_last, _ = self._until_weighted({node.output[0] for node in self.last.values()})

@@ -1,0 +1,153 @@
+"""sum_guards.py: OpenVINO fuses every sum of what is exported for it, and computes what the standard says, which it does not unguarded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import graphs
+import numpy as np
+import onnx
+import pytest
+
+from onnx_distill import qdq, runtime
+from onnx_distill.evaluate import with_output
+from onnx_distill.export import export
+from onnx_distill.lookup import array, initializers, producers
+from onnx_distill.model import save
+from onnx_distill.sum_guards import guard_sums
+from onnx_distill.targets import target_of
+from onnx_distill.verify import find_runtime
+from onnx_distill.verify.environments import answers
+
+STEM = "x0 = Conv<pads = [1, 1, 1, 1]>(x, w, b) r0 = Relu(x0) "
+SMALLER = """
+    c1 = Conv<pads = [1, 1, 1, 1], strides = [2, 2]>(r0, w2, b2) d1 = Relu(c1) e1 = Conv(d1, point, b3)
+    f1 = Conv<strides = [2, 2]>(r0, point2, b4) s1 = Add(e1, f1)
+"""
+SAME = "c2 = Conv<pads = [1, 1, 1, 1]>(r1, w3, b5) d2 = Relu(c2) e2 = Conv(d2, point3, b6) s2 = Add(e2, r1) "
+AGAIN = "c3 = Conv<pads = [1, 1, 1, 1]>(r2, w4, b7) d3 = Relu(c3) e3 = Conv(d3, point4, b8) s3 = Add(r2, e3) "
+HEAD = "y = Conv(r3, point5, b9)"
+RELU, LINEAR = ("r1 = Relu(s1) ", "r2 = Relu(s2) ", "r3 = Relu(s3) "), ("", "", "")
+SHAPES = {
+    **{f"b{i}": (16,) for i in ("", *range(2, 10))},
+    **{f"w{i}": (16, 16, 3, 3) for i in range(2, 5)},
+    **{f"point{i}": (16, 16, 1, 1) for i in ("", *range(2, 6))},
+    "w": (16, 3, 3, 3),
+}
+EXECUTED = """
+import json, sys
+import numpy as np, openvino
+core = openvino.Core()
+model = core.read_model(sys.argv[1])
+model.reshape([int(size) for size in sys.argv[2].split(",")])
+ran = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model()
+told = lambda op, key: getattr(op.get_rt_info()[key], "value", op.get_rt_info()[key])
+print(json.dumps([[told(op, "layerType"), told(op, "originalLayersNames").split(",")] for op in ran.get_ordered_ops()]))
+"""
+
+
+def residual(linear: bool) -> onnx.ModelProto:
+    """A stem, a block whose sum joins two convolutions, two whose sum joins one and what it read, and a layer behind the last."""
+    rng = np.random.default_rng(3)
+    weights = {name: 1.4 * graphs.random_weights(shape, rng) for name, shape in SHAPES.items()}
+    ends = LINEAR if linear else RELU
+    body = STEM + SMALLER + ends[0] + SAME + ends[1] + AGAIN + ends[2] + HEAD
+    if linear:
+        for i in (1, 2, 3):
+            body = body.replace(f"r{i}", f"s{i}")
+    return graphs.net(body, inputs="float[N, 3, 16, 16] x", **weights)
+
+
+@pytest.fixture(params=["relu behind the sum", "no relu"], ids=lambda text: text.replace(" ", "_"))
+def student(request) -> onnx.ModelProto:
+    return graphs.student_of(residual(request.param == "no relu"), target="openvino-novnni")
+
+
+def guards(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type == "LeakyRelu"]
+
+
+def executed(model: onnx.ModelProto, images: np.ndarray, folder) -> list[tuple[str, list[str]]]:
+    """Type and original nodes of each node that OpenVINO runs."""
+    save(model, str(folder / "model.onnx"))
+    python = find_runtime("openvino").command[0]
+    command = [python, "-c", EXECUTED, str(folder / "model.onnx"), ",".join(map(str, images.shape))]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def steps_off(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
+    """Steps between what OpenVINO and the reference evaluator make of the model's output, which is quantized."""
+    (made,) = (output.name for output in model.graph.output)
+    step = next(float(array(initializers(model)[q.scale])) for q in qdq.find(model) if q.result == made)
+    found, wanted = (answers(find_runtime(name), model, images).outputs[made] for name in ("openvino", "reference"))
+    return np.abs(found - wanted) / step
+
+
+def test_openvino_fuses_every_sum_and_computes_what_the_standard_says(student, tmp_path):
+    shipped = export(student, target_of("openvino-novnni"))
+    images = graphs.random_images(shipped, 4)
+    ran = executed(shipped, images, tmp_path)
+    sums = [node.name for node in shipped.graph.node if node.op_type == "Add"]
+    assert len(sums) == 3
+    homes = {name: kind for kind, names in ran for name in names if name in sums}
+    assert homes == dict.fromkeys(sums, "Convolution")
+    assert (steps_off(shipped, images) > 0.5).mean() < 1e-3  # ties alone; a tenth and more without the guards
+
+
+def test_without_the_guards_openvino_does_not(student):
+    """What the guards are there for: should OpenVINO stop dropping the quantizer, they can go."""
+    shipped = export(student, target_of("ort-x86-novnni"))
+    assert guards(shipped) == []
+    assert (steps_off(shipped, graphs.random_images(shipped, 4)) > 0.5).mean() > 0.1
+
+
+def test_a_guard_stands_before_each_quantizer_of_a_convolution_that_is_only_summed_and_nowhere_else(student):
+    shipped = export(student, target_of("openvino-novnni"))
+    made_by, plain = producers(shipped), export(student, target_of("ort-x86-novnni"))
+    assert [made_by[node.input[0]].output[0] for node in guards(shipped)] == ["e1", "f1", "e2", "e3"]
+    assert all(node.attribute[0].f == 1.0 for node in guards(shipped))
+    assert [n.op_type for n in shipped.graph.node if n.op_type != "LeakyRelu"] == [n.op_type for n in plain.graph.node]
+
+
+def test_guards_change_no_bit_of_the_answers(student):
+    images = graphs.random_images(student, 16)
+    for value in ("y", "e2/dequantized"):
+        model = with_output(student, value)
+        shipped = export(model, target_of("openvino-novnni"))
+        ours, theirs = (runtime.run(runtime.open_session(m, optimized=False), images)[-1] for m in (model, shipped))
+        assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Conv<pads = [1, 1, 1, 1]>(x, w, b) y = Conv(a, w2, b2)",
+        "a = Conv<pads = [1, 1, 1, 1]>(x, w, b) s = Add(a, half) y = Conv(s, w2, b2)",
+        "a = Conv<pads = [1, 1, 1, 1]>(x, w, b) s = Add(a, a) y = Conv(s, w2, b2)",
+        "a = Conv<pads = [1, 1, 1, 1]>(x, w, b) m = Mul(a, a) y = Conv(m, w2, b2)",
+    ],
+    ids=["no sum", "a constant", "twice itself", "a product"],
+)
+def test_no_guard_where_no_two_activations_are_summed(body):
+    assert guards(export(graphs.student_of(graphs.net(body), target="openvino"), target_of("openvino"))) == []
+
+
+def test_a_relu_that_was_not_absorbed_is_passed_by(student):
+    """OpenVINO folds it into the quantizer, which would then stand first."""
+    made = onnx.ModelProto()
+    made.CopyFrom(student)
+    quantize = next(n for n in made.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "e2")
+    position = list(made.graph.node).index(quantize)
+    quantize.input[0] = "relu"
+    made.graph.node.insert(position, onnx.helper.make_node("Relu", ["e2"], ["relu"], "relu"))
+    guard_sums(made, qdq.find(made), set())
+    assert "relu" in {node.input[0] for node in guards(made)}
+
+
+def test_below_8_bits_a_sum_takes_floats_and_needs_no_guard():
+    student = graphs.student_of(residual(False), target="openvino", activation_bits=4)
+    made_by = producers(student)
+    operands = [{made_by[name].op_type for name in node.input} for node in student.graph.node if node.op_type == "Add"]
+    assert operands == [{"Conv", "DequantizeLinear"}] * 3
+    assert guards(export(student, target_of("openvino"))) == []
