@@ -22,9 +22,9 @@ class Target:
 
     symmetric: activations are int8 with zero point 0; else uint8 with a free one. weight_limit: largest |integer| of an 8-bit
     weight. clips: a Clip may stand between QuantizeLinear and DequantizeLinear, so that a range may be narrower than its type;
-    else activations have 8 bits and a Relu stays in front. float_sums: activations of so many bits and fewer make a sum read one of
-    its layers' results as floats, not quantized. guards_sums: a node that changes nothing stands before the quantizer of a
-    convolution's result that is summed (sum_guards.py). bias: int32, or float. weights: type of the stored integers, int8 or uint8 (zero point 128). per_channel: weights
+    else activations have 8 bits and a Relu stays in front. float_sums: a sum reads one of its layers' results as floats, not
+    quantized. guards_sums: but not that of a convolution alone and of 8 bits, before whose quantizer stands a node that changes
+    nothing (sum_guards.py). bias: int32, or float. weights: type of the stored integers, int8 or uint8 (zero point 128). per_channel: weights
     have a scale for each output channel unless the user says otherwise. sources: field -> where it is known from.
     """
 
@@ -33,7 +33,7 @@ class Target:
     symmetric: bool = False
     weight_limit: int = 127
     clips: bool = True
-    float_sums: int = 0
+    float_sums: bool = False
     guards_sums: bool = False
     bias: str = "int32"
     weights: str = "int8"
@@ -68,19 +68,19 @@ _ROWS = (
     Target(
         "openvino",
         "OpenVINO's CPU plugin",
-        float_sums=7,
+        float_sums=True,
         guards_sums=True,
         sources={
-            "float_sums": f"{MEASURED}, 2026.4: below 8 bits a sum is not fused either way, and floats cost nothing",
-            "guards_sums": f"{MEASURED}, 2026.4: a sum behind a Conv is fused into it and the quantizer between them does not round, "
-            "so that a quarter of the sums' integers were off by one; with the node before it all agree but for ties",
+            "float_sums": f"{MEASURED}, 2026.4: a sum of two convolutions is fused into the one in floats, and one below 8 bits into none",
+            "guards_sums": f"{MEASURED}, 2026.4: a sum of a convolution and what it skips is fused only where its result is quantized, "
+            "and that quantizer then does not round: a quarter of the sums' integers were off by one; with the node all agree but for ties",
         },
     ),
     Target(
         "openvino-novnni",
         "OpenVINO's CPU plugin on x86-64 without VNNI",
         weight_limit=64,
-        float_sums=7,
+        float_sums=True,
         guards_sums=True,
         sources={
             "weight_limit": f"{MEASURED}, 2026.4 with AVX2: sums of two products saturate as onnxruntime's do",
@@ -93,7 +93,7 @@ _ROWS = (
         "TensorRT",
         symmetric=True,
         clips=False,
-        float_sums=8,
+        float_sums=True,
         bias="float",
         sources={
             "symmetric": f"{TENSORRT_PAGE}: symmetric quantization, centred around zero, INT8",

@@ -98,7 +98,9 @@ def test_qnn_has_unsigned_weights_around_128_per_tensor(student):
         assert array(constants[q.scale]).ndim == 0
 
 
-@pytest.mark.parametrize("name, operand", [("ort-x86", "DequantizeLinear"), ("openvino", "DequantizeLinear"), ("tensorrt", "Conv")])
+@pytest.mark.parametrize(
+    "name, operand", [("ort-x86", "DequantizeLinear"), ("openvino", "DequantizeLinear"), ("tensorrt", "Conv")]
+)
 def test_a_sum_takes_one_layers_result_as_floats_where_the_runtime_fuses_them(name, operand, student):
     assert _sums(student(name)) == [["DequantizeLinear", operand]]
 
