@@ -9,6 +9,7 @@ from onnx_distill.lower.biases import lower_biases
 from onnx_distill.lower.blocked import block_size
 from onnx_distill.lower.dense import lower_dense
 from onnx_distill.lower.depthwise import lower_depthwise
+from onnx_distill.lower.dots import lower_dots
 from onnx_distill.lower.expands import lower_expands
 from onnx_distill.lower.identities import lower_identities
 from onnx_distill.lower.inner_products import lower_inner_products
@@ -41,4 +42,4 @@ def _lower_for(made: onnx.ModelProto, batch_size: int) -> onnx.ModelProto:
     if block:
         made = lower_strided(made, shapes, block)
     made = lower_masks(lower_taps(made, shapes, block), shapes)
-    return lower_layouts(made, shapes, block) if block else made
+    return lower_dots(lower_layouts(made, shapes, block), made, shapes, block) if block else made
