@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Iterable
+
 import onnx
 
 from onnx_distill.lookup import producers, read_by
@@ -9,8 +11,17 @@ from onnx_distill.lookup import producers, read_by
 
 def prune(model: onnx.ModelProto) -> None:
     """Remove, in place, nodes, initializers and value infos that no graph output needs; graph inputs stay."""
-    made_by = producers(model)
-    needed, stack = set(), [value.name for value in model.graph.output]
+    needed = needed_by(model, [value.name for value in model.graph.output])
+    keep(model.graph.node, lambda node: any(name in needed for name in node.output))
+    keep(model.graph.initializer, lambda tensor: tensor.name in needed)
+    keep(model.graph.sparse_initializer, lambda tensor: tensor.values.name in needed)
+    made = {name for node in model.graph.node for name in node.output}
+    keep(model.graph.value_info, lambda value: value.name in made)
+
+
+def needed_by(model: onnx.ModelProto, values: Iterable[str]) -> set[str]:
+    """These values and all that they are computed from."""
+    made_by, needed, stack = producers(model), set(), list(values)
     while stack:
         name = stack.pop()
         if name in needed:
@@ -18,11 +29,7 @@ def prune(model: onnx.ModelProto) -> None:
         needed.add(name)
         if name in made_by:
             stack.extend(read_by(made_by[name]))
-    keep(model.graph.node, lambda node: any(name in needed for name in node.output))
-    keep(model.graph.initializer, lambda tensor: tensor.name in needed)
-    keep(model.graph.sparse_initializer, lambda tensor: tensor.values.name in needed)
-    made = {name for node in model.graph.node for name in node.output}
-    keep(model.graph.value_info, lambda value: value.name in made)
+    return needed
 
 
 def rename_values(node: onnx.NodeProto, new: dict[str, str]) -> None:

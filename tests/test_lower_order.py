@@ -26,6 +26,19 @@ def test_what_no_batch_flows_through_waits_for_its_first_reader():
     assert model.SerializeToString(deterministic=True) == before
 
 
+MASKED = """<ir_version: 8, opset_import: ["": 17]> g (float[n,2] x, float[2] s) => (float[n,2] loss, bool[n,2] flag) {
+    y = Exp(x)  z = Neg(y)  loss = Mul(z, s)  dz = Abs(loss)  w = Exp(dz)  positive = Greater(dz, s)
+    high = Neg(s)  below = LessOrEqual(y, high)  byte = Cast<to = 2>(below)  m = Cast<to = 1>(byte)  g = Mul(w, m)
+    large = Greater(g, s)  flag = And(large, positive)
+}"""
+
+
+def test_what_compares_forward_values_runs_right_behind_them():
+    order = [node.output[0] for node in lower_order(onnx.parser.parse_model(MASKED)).graph.node]
+    # dz comes of the loss, so what is compared of it waits; m is as large as y, so it waits too
+    assert order == ["y", "high", "below", "byte", "z", "loss", "dz", "w", "positive", "m", "g", "large", "flag"]
+
+
 def test_every_node_comes_after_what_it_reads_and_none_is_lost(tiny_student, training_graph):
     graph = training_graph(tiny_student(), batch_size=BATCH)
     made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
