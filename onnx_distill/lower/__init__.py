@@ -18,6 +18,7 @@ from onnx_distill.lower.masks import lower_masks
 from onnx_distill.lower.nodes import value_shapes
 from onnx_distill.lower.order import lower_order
 from onnx_distill.lower.quantizers import lower_quantizers
+from onnx_distill.lower.ranks import lower_ranks
 from onnx_distill.lower.repeats import lower_repeats
 from onnx_distill.lower.single_pixels import lower_single_pixels
 from onnx_distill.lower.small_images import lower_small_images
@@ -42,4 +43,5 @@ def _lower_for(made: onnx.ModelProto, batch_size: int) -> onnx.ModelProto:
     if block:
         made = lower_strided(made, shapes, block)
     made = lower_masks(lower_taps(made, shapes, block), shapes)
-    return lower_dots(lower_layouts(made, shapes, block), made, shapes, block) if block else made
+    made = lower_dots(lower_layouts(made, shapes, block), made, shapes, block) if block else made
+    return lower_ranks(made, shapes)
