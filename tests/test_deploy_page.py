@@ -35,7 +35,7 @@ def exported() -> onnx.ModelProto:
     """For OpenVINO, whose fusion it allows for, without VNNI: stock runtimes saturate nothing of it on any machine."""
     head = np.random.default_rng(5).standard_normal((4, 5)).astype(np.float32)
     teacher = graphs.net(BODY, "float[N, 5] p", head=head)
-    return deployable(graphs.student_of(cut(teacher), target="openvino-novnni"), teacher)
+    return deployable(graphs.student_of(cut(teacher), target="openvino-novnni"), teacher, "openvino-novnni")
 
 
 @pytest.fixture

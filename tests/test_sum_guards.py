@@ -11,13 +11,17 @@ import onnx
 import pytest
 
 from onnx_distill import qdq, runtime
+from onnx_distill.cut import cut
+from onnx_distill.data import ArrayImages, Preprocess
+from onnx_distill.deployable import deployable
 from onnx_distill.evaluate import with_output
 from onnx_distill.export import export
 from onnx_distill.lookup import array, consumers, initializers, names, producers
 from onnx_distill.model import save
 from onnx_distill.sum_guards import guard_sums
 from onnx_distill.targets import target_of
-from onnx_distill.verify import find_runtime
+from onnx_distill.verify import find_runtime, verify
+from onnx_distill.verify.agree import ending_at
 from onnx_distill.verify.environments import answers
 
 STEM = "x0 = Conv<pads = [1, 1, 1, 1]>(x, w, b) r0 = Relu(x0) "
@@ -28,12 +32,15 @@ SMALLER = """
 SAME = "c2 = Conv<pads = [1, 1, 1, 1]>(r1, w3, b5) d2 = Relu(c2) e2 = Conv(d2, point3, b6) s2 = Add(e2, r1) "
 AGAIN = "c3 = Conv<pads = [1, 1, 1, 1]>(r2, w4, b7) d3 = Relu(c3) e3 = Conv(d3, point4, b8) s3 = Add(r2, e3) "
 HEAD = "y = Conv(r3, point5, b9)"
+CLASSES = " g = GlobalAveragePool(y) h = Flatten(g) logits = Gemm(h, head, fb) p = Softmax(logits)"
 RELU, LINEAR = ("r1 = Relu(s1) ", "r2 = Relu(s2) ", "r3 = Relu(s3) "), ("", "", "")
 SHAPES = {
     **{f"b{i}": (16,) for i in ("", *range(2, 10))},
     **{f"w{i}": (16, 16, 3, 3) for i in range(2, 5)},
     **{f"point{i}": (16, 16, 1, 1) for i in ("", *range(2, 6))},
     "w": (16, 3, 3, 3),
+    "head": (16, 5),
+    "fb": (5,),
 }
 EXECUTED = """
 import json, sys
@@ -47,7 +54,7 @@ print(json.dumps([[told(op, "layerType"), told(op, "originalLayersNames").split(
 """
 
 
-def residual(linear: bool) -> onnx.ModelProto:
+def residual(linear: bool, tail: str = "", outputs: str = graphs.FEATURES) -> onnx.ModelProto:
     """A stem, a block whose sum joins two convolutions, two whose sum joins one and what it read, and a layer behind the last."""
     rng = np.random.default_rng(3)
     weights = {name: 1.4 * graphs.random_weights(shape, rng) for name, shape in SHAPES.items()}
@@ -56,7 +63,7 @@ def residual(linear: bool) -> onnx.ModelProto:
     if linear:
         for i in (1, 2, 3):
             body = body.replace(f"r{i}", f"s{i}")
-    return graphs.net(body, inputs="float[N, 3, 16, 16] x", **weights)
+    return graphs.net(body + tail, outputs, inputs="float[N, 3, 16, 16] x", **weights)
 
 
 @pytest.fixture(params=["relu behind the sum", "no relu"], ids=lambda text: text.replace(" ", "_"))
@@ -106,6 +113,26 @@ def test_openvino_fuses_every_sum_and_computes_what_the_standard_says(quantized_
     homes = {name: kind for kind, names in ran for name in names if name in sums}
     assert homes == dict.fromkeys(sums, "Convolution")
     assert (steps_off(shipped, images) > 0.5).mean() < 1e-3  # ties alone; a tenth and more without the guards
+
+
+def test_verify_traces_every_difference_from_openvino_to_a_tie():
+    """Also where an answer moves because watching a sum's operands parts what was fused."""
+    teacher = residual(False, CLASSES, "float[N, 5] p")
+    student = graphs.student_of(cut(teacher), target="openvino-novnni")
+    images = ArrayImages(graphs.random_images(student, 300), preprocess=Preprocess(layout="NCHW"))
+    found = verify(deployable(student, teacher, "openvino-novnni"), [find_runtime("openvino")], images, simulation=student)
+    assert found.beyond_a_step <= found.traced and len(found.runners) == 2
+    for runner in found.runners:
+        assert not runner.untraceable and all(one.explained for one in runner.departures)
+
+
+def test_a_model_that_ends_at_a_value_gives_that_alone(student):
+    ended, images = ending_at(student, "e2/quantized"), graphs.random_images(student, 4)
+    assert [output.name for output in ended.graph.output] == ["e2/quantized"] and len(ended.graph.node) < len(
+        student.graph.node
+    )
+    whole = with_output(student, "e2/quantized")
+    assert np.array_equal(graphs.simulated(ended, images)[0], graphs.simulated(whole, images)[-1])
 
 
 def test_without_the_guards_openvino_does_not(student):

@@ -16,6 +16,7 @@ import onnx
 
 from onnx_distill import qdq, runtime
 from onnx_distill.data import Images
+from onnx_distill.edit import prune
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import agreement, top_k, with_output
 from onnx_distill.logits import find_logits
@@ -147,7 +148,9 @@ def _pair(a: str, b: str, ours: np.ndarray, theirs: np.ndarray, step: float, run
 def _watched(student, simulation, value: str, runtimes, logits, differing: np.ndarray, pixels: np.ndarray, threads: int):
     """Name -> its Answers on the differing images with every quantized activation among them, and name -> why there are none.
 
-    In full batches, as they were answered the first time: float sums come in another order where a batch has another size.
+    In full batches, as they were answered the first time: float sums come in another order where a batch has another size. OpenVINO
+    fuses no sum whose operands are watched, and adds in another order then: where that moves an answer, each value is the only
+    output of a model that ends there.
     """
     watched = [value, *activations(student)]
     size = min(BATCH, len(pixels))
@@ -165,6 +168,13 @@ def _watched(student, simulation, value: str, runtimes, logits, differing: np.nd
             untraceable[name] = str(error)
             continue
         found = {output: integers[: len(differing)] for output, integers in made.outputs.items()}
+        if (
+            one is not None
+            and one.kind == "openvino"
+            and not np.array_equal(_rank_two(found[value]), logits[name][differing])
+        ):
+            found = {end: answers(one, ending_at(student, end), few, threads).outputs[end] for end in watched}
+            found = {end: integers[: len(differing)] for end, integers in found.items()}
         if np.array_equal(_rank_two(found[value]), logits[name][differing]):
             runs[name] = Answers(made.version, found, made.optimized)
         else:
@@ -190,6 +200,16 @@ def exposed(model: onnx.ModelProto, values: list[str]) -> onnx.ModelProto:
     for value in values:
         model = with_output(model, value)
     return model
+
+
+def ending_at(model: onnx.ModelProto, value: str) -> onnx.ModelProto:
+    """The part of the model that makes the value, which is its only output."""
+    made = with_output(model, value)
+    kept = [output for output in made.graph.output if output.name == value]
+    del made.graph.output[:]
+    made.graph.output.extend(kept)
+    prune(made)
+    return made
 
 
 def logits_value(exported: onnx.ModelProto) -> str:
