@@ -1,11 +1,14 @@
 """Quantizers made trainable: each Q -> [Clip] -> DQ becomes one operator of our own with our own gradient.
 
-    FakeQuantize(x, s, low, high) = s * clip(round(x / s), low, high)         low = qmin - zero_point, high = qmax - zero_point
+    FakeQuantize(x, s, low, high, least, most) = s * clip(round(x / s), low, high)
+        low = qmin - zero_point, high = qmax - zero_point; what rounds to them lies between least and most, low - 1/2 and high + 1/2
 
-    dx = dy * m                         m = (s * low <= x <= s * high)         straight-through estimator
+    dx = dy * m              m = (s * least <= x <= s * most)               straight-through estimator
     ds = sum dy * (y / s - m * x / s)                                          learned step size, Esser et al. 2020
        = (sum dy * y - sum dx * x) / s                                         two inner products, see lower/inner_products.py
 
+m says that x rounds to an integer of the range, as in PyTorch's fake_quantize operators and onnxruntime's FakeQuant; Esser et al.
+have the bounds at low and high themselves (docs/experiments.md: no difference after training), which the integers cannot tell.
 The zero point is an integer and stays, so it drops out of both lines. s is a scalar or has one entry per channel.
 
     FakeQuantizeBias(b, s_x, s_w) = s * round(b / s),  s = s_x * s_w            db = dy, nothing for the scales
@@ -129,10 +132,10 @@ def _node(model: onnx.ModelProto, q: Quantizer, learned: bool) -> onnx.NodeProto
     zero_point = array(constants[q.zero_point]).astype(np.int32)
     per_channel = q.axis if np.ptp(zero_point) else None  # mostly all zero points are one
     zero_point = zero_point if per_channel is not None else zero_point.reshape(-1)[0]
-    bounds = []
-    for end in (q.integers.qmin, q.integers.qmax):
+    bounds, (low, high) = [], (q.integers.qmin - zero_point, q.integers.qmax - zero_point)
+    for end in (low, high, *numerics.rounds_into(low, high)):
         name = fresh_name(f"{q.result}/bound", names(model))
-        bound = numerics.broadcastable(end - zero_point, rank, per_channel)
+        bound = numerics.broadcastable(end, rank, per_channel)
         if (
             rank and per_channel is None
         ):  # one value, of the filter's rank: the runtime is 6 times slower at [c,1,1,1] with []
@@ -148,10 +151,10 @@ def fake_quantize_operator(axis: int | None, rank: int, learned: bool) -> str:
     name = "FakeQuantize" if axis is None else f"FakeQuantizeAxis{axis}Of{rank}"
     nodes = _gradient(axis, rank)
     if learned:
-        _ort.register_gradient(DOMAIN, name, nodes, stopped=(2, 3))
+        _ort.register_gradient(DOMAIN, name, nodes, stopped=(2, 3, 4, 5))
         return name
     until_dx = next(i for i, node in enumerate(nodes) if node[2] == ["GI(0)"]) + 1
-    _ort.register_gradient(DOMAIN, name + FIXED, nodes[:until_dx], stopped=(1, 2, 3))
+    _ort.register_gradient(DOMAIN, name + FIXED, nodes[:until_dx], stopped=(1, 2, 3, 4, 5))
     return name + FIXED
 
 
@@ -172,10 +175,10 @@ def _gradient(axis: int | None, rank: int) -> list[_ort.GradientNode]:
         axes = ["axes"]
     return [
         *broadcast,
-        ("Mul", [step, "I(2)"], ["low"]),
-        ("Mul", [step, "I(3)"], ["high"]),
-        ("GreaterOrEqual", ["I(0)", "low"], ["above"]),
-        ("LessOrEqual", ["I(0)", "high"], ["below"]),
+        ("Mul", [step, "I(4)"], ["least"]),
+        ("Mul", [step, "I(5)"], ["most"]),
+        ("GreaterOrEqual", ["I(0)", "least"], ["above"]),
+        ("LessOrEqual", ["I(0)", "most"], ["below"]),
         ("And", ["above", "below"], ["inside"]),
         ("Cast", ["inside"], ["byte"], {"to": (TensorProto.UINT8, "int")}),
         ("Constant", [], ["one"], {"value": (1.0, "float")}),
@@ -225,7 +228,7 @@ def _function(name: str, version: int) -> onnx.FunctionProto:
     if name.startswith("FakeQuantizeBias"):
         inputs, body = ["b", "s_x", "s_w"], ["s = Mul(s_x, s_w)", "v = Div(b, s)", "q = Round(v)", "y = Mul(q, s)"]
     else:
-        inputs = ["x", "s_flat", "low", "high"]
+        inputs = ["x", "s_flat", "low", "high", "least", "most"]
         body = ["v = Div(x, s)", "r = Round(v)", "above = Max(r, low)", "q = Min(above, high)", "y = Mul(q, s)"]
         body = [_broadcast_line(name), *body]
     opsets = f'"" : {version}'

@@ -73,6 +73,18 @@ def quantize(x, scale, zero_point, qmin: int, qmax: int) -> np.ndarray:
     return np.clip(rounded.astype(np.float64) + zero_point, qmin, qmax).astype(np.int32)
 
 
+def rounds_into(low, high) -> tuple[np.ndarray, np.ndarray]:
+    """(least, most): the float32 numbers that round, half to even, to the integers low to high are those from least to most.
+
+    low, high: integers of any shape; -0.5 and 15 - an ulp + 0.5 for 0 and 15, as -0.5 rounds to 0 and 15.5 to 16.
+    """
+    ends = []
+    for end, half in ((low, np.float32(-0.5)), (high, np.float32(0.5))):
+        tie = np.asarray(end, np.float32) + half
+        ends.append(np.where(np.rint(tie) == end, tie, np.nextafter(tie, np.asarray(end, np.float32))))
+    return ends[0], ends[1]
+
+
 def dequantize(q, scale, zero_point) -> np.ndarray:
     """Float32 values (q - zero_point) * scale; scale and zero_point broadcast against q."""
     return (np.asarray(q, np.int32) - np.asarray(zero_point, np.int32)).astype(np.float32) * np.asarray(scale, np.float32)

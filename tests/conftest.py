@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import onnx
 import pytest
@@ -26,6 +27,9 @@ from onnx_distill import (
 from onnx_distill.config import DistillConfig, QuantizeConfig
 from onnx_distill.lookup import initializers
 from onnx_distill.step import Step
+
+hypothesis.settings.register_profile("no time limit", deadline=None)  # a machine may stand still; time is for benchmarks
+hypothesis.settings.load_profile("no time limit")
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = """<ir_version: 8, opset_import: ["": 17]>

@@ -181,7 +181,8 @@ def reference_gradient(x, scale, axis, low: int, high: int, dy):
     bound: of the rounding of ds in float32, where the large x is taken from the large y, and dy is a softmax's.
     """
     s = broadcastable(scale, x.ndim, axis)
-    inside = (np.float32(low) * s <= x) & (x <= np.float32(high) * s)
+    least, most = numerics.rounds_into(low, high)
+    inside = (least * s <= x) & (x <= most * s)
     y = s * np.clip(np.rint(x / s), low, high)
     factor = (y.astype(np.float64) - inside * x.astype(np.float64)) / s
     bound = FLOAT_ROUNDING * (np.abs(dy * x / s) + SOFTMAX_ROUNDING * np.abs(factor))
@@ -241,16 +242,16 @@ def test_gradients_of_value_and_step_equal_the_formulas(kind, integers, seed, lo
     assert (np.abs(step.gradients["s"] - ds) <= bound).all()
 
 
-def test_values_on_the_clipping_bounds_pass_their_gradient_and_values_beyond_do_not(make_step):
-    scale = np.float32(0.3)
-    on = (np.array([0, 15], np.float32) - 5) * scale
-    beyond = np.nextafter(on, on * 2)
-    model, images = trained_quantizer(
-        "activation", scale, activation_range(4), np.concatenate([on, beyond])[None].astype(np.float32)
-    )
+def test_values_that_round_into_the_range_pass_their_gradient_and_others_do_not(make_step):
+    scale = np.float32(0.5)
+    values = (
+        np.array([-0.5, 15.25, -0.625, 15.5], np.float32) - 5
+    ) * scale  # 15.5 - 5 rounds to 10, which is in the range: below
+    inside = np.isin(np.rint(values / scale) + 5, np.arange(16))
+    model, images = trained_quantizer("activation", scale, activation_range(4), values[None])
     step = make_step(model, LABELS_ALONE)
     step.run(images, None, np.array([2]))
-    assert ((step.gradients["w"] != 0) == [[True, True, False, False]]).all()
+    assert ((step.gradients["w"] != 0) == [inside]).all() and 0 < inside.sum() < 4
 
 
 def test_a_step_shared_by_two_quantizers_gets_the_sum_of_both_gradients(make_step):

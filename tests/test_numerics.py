@@ -31,6 +31,29 @@ def quantizers(draw):
     return draw(scales), zero_point, integers
 
 
+# ---- which numbers round into a range
+
+
+@given(quantizers(), st.integers(-3, 3))
+def test_what_rounds_into_a_range_is_what_lies_between_the_two_bounds(quantizer, ulps):
+    _, zero_point, integers = quantizer
+    low, high = integers.qmin - zero_point, integers.qmax - zero_point
+    least, most = numerics.rounds_into(low, high)
+    assert least.dtype == most.dtype == np.float32
+    for tie in (np.float32(low - 0.5), np.float32(high + 0.5)):
+        x = tie
+        for _ in range(abs(ulps)):
+            x = np.nextafter(x, np.float32(np.copysign(np.inf, ulps)))
+        assert (least <= x <= most) == (low <= np.rint(x) <= high)
+
+
+def test_bounds_of_several_ranges_are_those_of_each():
+    low, high = np.array([-7, -8, 0]), np.array([7, 6, 15])
+    found = numerics.rounds_into(low, high)
+    alone = [numerics.rounds_into(*ends) for ends in zip(low, high)]
+    assert np.array_equal(found, np.transpose(alone))
+
+
 # ---- against onnxruntime
 
 

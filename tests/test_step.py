@@ -61,8 +61,8 @@ class Quantized:
 
     def __init__(self, x, s, low, high):
         self.x, self.s, self.y = x, s, s * np.clip(np.rint(x / s), low, high)
-        self.inside = (low * s <= x) & (x <= high * s)
-        self.on_bound = (low * s == x) | (x == high * s)
+        self.inside = (low <= np.rint(x / s)) & (np.rint(x / s) <= high)
+        self.on_bound = np.isin(x / s, (low - 0.5, low, high, high + 0.5))  # clipped or not, inside or not
 
     def dx(self, dy):
         return dy * self.inside

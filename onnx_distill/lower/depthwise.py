@@ -81,7 +81,7 @@ def _backward(node: onnx.NodeProto, g: Geometry, constants: Constants, block: in
     if dw:
         graph.filter_gradient(graph.reorder_input(x), blocked_dy, g, dw)
     if db:
-        graph.bias_gradient(blocked_dy, g, db)
+        graph.bias_gradient(blocked_dy, g.n, g.c, g.ho * g.wo, db)
     return graph.nodes
 
 
@@ -135,9 +135,3 @@ class _Depthwise(Nodes):
         products = self.conv([image, kernel], channels, (g.ho, g.wo), g.dw_pads, dilations=(g.s, g.s))
         sums = self("ReduceSum", self.reshape(products, [g.n, g.c // block, g.k**2, block]), self.constant([0]), keepdims=0)
         self.reshape(self("Transpose", sums, perm=[0, 2, 1]), [g.c, 1, g.k, g.k], to)
-
-    def bias_gradient(self, dy: str, g: Geometry, to: str) -> None:
-        """db [c] from blocked dy: first over space, then over images, each a sum that the runtime has a fast loop for."""
-        rows = self.reshape(dy, [g.n * g.c // self.block, g.ho * g.wo, self.block])
-        images = self.reshape(self("ReduceSum", rows, self.constant([1]), keepdims=0), [g.n, g.c])
-        self("ReduceSum", images, self.constant([0]), to=to, keepdims=0)

@@ -91,6 +91,7 @@ class _Layouts:
     def _is_float(self, maker: onnx.NodeProto) -> bool:
         return maker.op_type not in (
             "QuantizeLinear",
+            "QLinearAdd",
             "And",
             "Or",
             "Not",

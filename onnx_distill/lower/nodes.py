@@ -14,7 +14,7 @@ from onnx_distill.lower.blocked import DOMAIN
 # Operators whose result has one value for each value of their (broadcast) operands, whatever the layout.
 ELEMENTWISE = frozenset(
     "Abs Add And Cast Clip DequantizeLinear Div Equal Erf Exp Greater GreaterOrEqual Identity Less LessOrEqual Log Max Min Mul "
-    "Neg Not Or Pow QuantizeLinear Reciprocal Relu Round Sigmoid Sign Sqrt Sub Sum Tanh Where ReluGrad SigmoidGrad "
+    "Neg Not Or Pow QLinearAdd QuantizeLinear Reciprocal Relu Round Sigmoid Sign Sqrt Sub Sum Tanh Where ReluGrad SigmoidGrad "
     "TanhGrad".split()
 )
 
@@ -58,6 +58,12 @@ class Nodes:
         sizes = dict(kernel_shape=list(kernel), pads=pads, strides=list(strides), dilations=list(dilations))
         return self("Conv", *inputs, to="", domain=DOMAIN, group=groups, **sizes)
 
+    def bias_gradient(self, dy: str, n: int, channels: int, pixels: int, to: str) -> None:
+        """db [channels] from blocked dy: first over space, then over images, each a sum that the runtime has a fast loop for."""
+        rows = self.reshape(dy, [n * channels // self.block, pixels, self.block])
+        images = self.reshape(self("ReduceSum", rows, self.constant([1]), keepdims=0), [n, channels])
+        self("ReduceSum", images, self.constant([0]), to=to, keepdims=0)
+
 
 def rewritten(
     model: onnx.ModelProto, rewrite: Callable[[onnx.NodeProto], list[onnx.NodeProto] | None], constants: Constants
@@ -68,6 +74,14 @@ def rewritten(
         new = rewrite(node)
         nodes += [node] if new is None else new
     return with_nodes(model, nodes, constants)
+
+
+def changed(node: onnx.NodeProto, inputs: dict[int, str]) -> onnx.NodeProto:
+    """A copy of the node that reads other values at these positions."""
+    made = onnx.NodeProto.FromString(node.SerializeToString())
+    for position, name in inputs.items():
+        made.input[position] = name
+    return made
 
 
 def with_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: Constants) -> onnx.ModelProto:
@@ -107,6 +121,15 @@ def value_shapes(model: onnx.ModelProto, batch_size: int) -> dict[str, list[int]
         for name, shape in _made_shapes(node, shapes).items():
             shapes.setdefault(name, shape)
     return shapes
+
+
+def more_shapes(model: onnx.ModelProto, shapes: dict[str, list[int]]) -> dict[str, list[int]]:
+    """`shapes` and those of the constants and elementwise nodes that rewrites have put in since."""
+    known = {**{tensor.name: list(tensor.dims) for tensor in model.graph.initializer}, **shapes}
+    for node in model.graph.node:
+        for name, shape in _made_shapes(node, known).items():
+            known.setdefault(name, shape)
+    return known
 
 
 def _made_shapes(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> dict[str, list[int]]:
