@@ -95,6 +95,7 @@ LEFT_ALONE = {
     "integers that something else reads": masked_quantizer(
         0, 15, 3, extra="m = Cast<to = 1>(q)", outputs=f", float[2,{VALUES}] m"
     ),
+    "floats that something else reads": masked_quantizer(0, 15, 3, extra="m = Neg(x)", outputs=f", float[2,{VALUES}] m"),
     "a mask that is not applied in one pass": without_one_pass(),
 }
 

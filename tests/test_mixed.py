@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from onnx_distill.errors import InputError
@@ -30,10 +30,13 @@ def loss_of(taken: list[Step]) -> float:
 
 
 def every_choice(found: Sensitivity, size: str) -> list[tuple[int, float]]:
-    """(bytes, loss) of all ways to give each layer one of its widths."""
-    names = sorted({loss.layer for loss in found.losses})
-    options = [[(8, 0.0)] + [(x.bits, x.kl) for x in found.losses if x.layer == name] for name in names]
+    """(bytes, loss) of all ways to give each layer one of its widths, of those that save bytes: one weight takes a byte in any."""
+    names, sized = sorted({loss.layer for loss in found.losses}), SIZES[size]
     counts = [next(x.count for x in found.losses if x.layer == name) for name in names]
+    options = [
+        [(8, 0.0)] + [(x.bits, x.kl) for x in found.losses if x.layer == name and sized(count, x.bits) < sized(count, 8)]
+        for name, count in zip(names, counts)
+    ]
     return [
         (sum(SIZES[size](count, bits) for count, (bits, _) in zip(counts, chosen)), math.fsum(kl for _, kl in chosen))
         for chosen in itertools.product(*options)
@@ -54,6 +57,7 @@ def ranked(widths: list[int]):
 
 @pytest.mark.parametrize("size", ["stored", "packed"])
 @given(found=ranked([4, 3, 2]))
+@example(found=ranking({("layer0", 4): 0.0, ("layer0", 3): 0.0, ("layer0", 2): -0.01}, {"layer0": 1}))
 def test_greedy_is_the_best_of_all_choices_for_the_bytes_that_it_takes(size, found):
     order = steps(found, size)
     for count in range(sum(step.loss <= 0 for step in order), len(order) + 1):
