@@ -89,6 +89,7 @@ def without_one_pass() -> onnx.ModelProto:
 
 LEFT_ALONE = {
     "a range that leaves one code": masked_quantizer(0, 254, 3),
+    "a zero point that would leave the type": masked_quantizer(3, 15, 0),
     "int8": masked_quantizer(-7, 7, 0, "int8"),
     "zero points of channels": masked_quantizer(0, 15, [3, 3], "uint8"),
     "a mask that something else reads": masked_quantizer(0, 15, 3, extra="m = Not(inside)", outputs=f", bool[2,{VALUES}] m"),
