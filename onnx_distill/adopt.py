@@ -17,6 +17,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.lookup import array, attribute, initializers, names, producers
 from onnx_distill.numerics import IntegerRange
 from onnx_distill.qdq import Quantizer
+from onnx_distill.wide_sums import without_wide_sums
 
 SUFFIXES = ("_quantized", "/integers", "_QuantizeLinear")  # of stored integers: onnxruntime.quantization, this project
 STORED: dict[int, IntegerRange] = {  # integers of weights; 4-bit types live on in a container of 8
@@ -37,7 +38,7 @@ def adopt(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto
             "the student has no QuantizeLinear and DequantizeLinear nodes; wanted a QDQ model. Make one with `onnx-distill quantize`."
         )
     made = onnx.ModelProto()
-    made.CopyFrom(student)
+    made.CopyFrom(without_wide_sums(student))
     _cut_at(made, teacher.graph.output[0])
     originals = initializers(teacher)
     stored = [node for node in made.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in initializers(made)]

@@ -50,6 +50,13 @@ def keep(repeated, wanted) -> None:
             del repeated[index]
 
 
+def insert_before(model: onnx.ModelProto, before: dict[str, list[onnx.NodeProto]]) -> None:
+    """Put nodes, in place, each list in front of the node whose first output it has in the table."""
+    for position in reversed(range(len(model.graph.node))):
+        for node in reversed(before.get(model.graph.node[position].output[0], [])):
+            model.graph.node.insert(position, node)
+
+
 def fresh_name(base: str, taken: set[str]) -> str:
     """`base`, or `base_1`, `base_2`, ... whichever is not in `taken`; it is added to `taken`."""
     name, number = base, 0

@@ -17,6 +17,7 @@ from onnx_distill.normalize.opset import to_opset
 from onnx_distill.qdq import Quantizer
 from onnx_distill.sum_guards import guard_sums
 from onnx_distill.targets import DEFAULT, TARGETS, Target
+from onnx_distill.wide_sums import widen_sums
 
 INT4_OPSET = 21  # the first whose DequantizeLinear reads 4-bit integers
 UNSIGNED = 128  # zero point of signed integers that are stored as unsigned ones
@@ -48,8 +49,9 @@ def export(student: onnx.ModelProto, target: Target = TARGETS[DEFAULT], weight_s
             stored = _stored(q, constants, target, packed and q.integers.qmax <= INT4.qmax, taken)
             _read_stored(made_by[q.result], q, stored)
             made.graph.initializer.extend(stored)
-    if target.guards_sums:
+    if target.wide_sums:
         guard_sums(made, quantizers, taken)
+        widen_sums(made, taken)
     prune(made)
     return made
 

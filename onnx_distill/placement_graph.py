@@ -34,10 +34,7 @@ class Graph:
         self.roles = {id(node): self._role(node) for node in model.graph.node}
         self.joining: set[int] = set()
         self._join()
-        target = target_of(config.target)
-        self.float_sums = (
-            self._float_sums(target.guards_sums and config.activation_bits == 8) if target.float_sums else set()
-        )
+        self.float_sums = self._float_sums() if target_of(config.target).float_sums else set()
         self.before_first, self.first = self._until_weighted({image_input(model).name})
         _, self.last = self._until_weighted(self.outputs, backwards=True)
         self.after_last, _ = self._until_weighted({node.output[0] for node in self.last.values()})
@@ -165,18 +162,15 @@ class Graph:
             results = [name for name in results if self._is_taken(name) or self._is_result(name)]
         return [name for name in (*inputs, *results) if name not in self.float_sums]
 
-    def _float_sums(self, guarded: bool) -> set[str]:
-        """Of each sum in integers, the operand that it takes as floats: the last layer's result that nothing else reads.
-
-        guarded: a convolution's that has no other such beside it is quantized instead (sum_guards.py).
-        """
+    def _float_sums(self) -> set[str]:
+        """Of each sum in integers, the operand that it takes as floats: the first layer's result that nothing else reads."""
         order = {node.output[0]: number for number, node in enumerate(self.model.graph.node)}
         found = set()
         for node in self.model.graph.node:
             if node.op_type == "Add" and self.is_integer(node):
                 own = [name for name in node.input if self._is_only_summed(name)]
-                if own and not (guarded and [self.made_by[name].op_type for name in own] == ["Conv"]):
-                    found.add(max(own, key=order.__getitem__))
+                if own:
+                    found.add(min(own, key=order.__getitem__))
         return found
 
     def _is_only_summed(self, value: str) -> bool:

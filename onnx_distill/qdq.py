@@ -78,13 +78,28 @@ def bounds(integers: IntegerRange) -> list[onnx.TensorProto]:
 
 
 def find(model: onnx.ModelProto) -> list[Quantizer]:
-    """Every quantizer in the graph, in the order of its DequantizeLinear nodes; those of int32 biases are left out.
+    """Every quantizer in the graph, in the order of its DequantizeLinear nodes; those of int32 biases and of
+    wide_pairs are left out.
 
     One channel is read as per tensor, which it is. Raises InputError for integers other than 8-bit ones.
     """
     constants, made_by = initializers(model), producers(model)
     found = (_read(node, constants, made_by) for node in model.graph.node if node.op_type == "DequantizeLinear")
     return [quantizer for quantizer in found if quantizer]
+
+
+def wide_pairs(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
+    """QuantizeLinear and DequantizeLinear of 16 bits whose scales differ, as wide_sums.py writes them: they keep floats floats."""
+    constants, made_by = initializers(model), producers(model)
+    pairs = ((made_by.get(node.input[0]), node) for node in model.graph.node if node.op_type == "DequantizeLinear")
+    return [(made, node) for made, node in pairs if made is not None and _is_wide(made, node, constants)]
+
+
+def _is_wide(quantize: onnx.NodeProto, dequantize: onnx.NodeProto, constants: dict) -> bool:
+    if quantize.op_type != "QuantizeLinear" or len(quantize.input) < 3 or quantize.input[1] == dequantize.input[1]:
+        return False
+    zero_point = constants.get(quantize.input[2])
+    return zero_point is not None and zero_point.data_type == onnx.TensorProto.UINT16
 
 
 def _read(dequantize: onnx.NodeProto, constants: dict, made_by: dict) -> Quantizer | None:
@@ -109,7 +124,7 @@ def _read(dequantize: onnx.NodeProto, constants: dict, made_by: dict) -> Quantiz
     if node is not None and node.op_type == "Clip":
         limits = [int(array(constants[name])) for name in node.input[1:3]]
         node = made_by.get(node.input[0])
-    if node is None or node.op_type != "QuantizeLinear":
+    if node is None or node.op_type != "QuantizeLinear" or _is_wide(node, dequantize, constants):
         return None
     kind = _kind(constants.get(node.input[2]), node.input[0]) if len(node.input) > 2 else "uint8"
     axis = _from_front(axis, constants.get(node.input[0]))

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnx_distill.edit import fresh_name
+from onnx_distill.edit import fresh_name, insert_before
 from onnx_distill.lookup import array, consumers, initializers, producers
 from onnx_distill.placement_table import ABSORBED, PLACEMENT
 from onnx_distill.qdq import Quantizer
@@ -46,7 +46,7 @@ def guard_sums(model: onnx.ModelProto, quantizers: Iterable[Quantizer], taken: s
             bias = _without_bias(model, conv, made_by, constants, taken) if alone else None
             guards[quantize.output[0]] = _guard(q.source, bias, taken)
             quantize.input[0] = guards[quantize.output[0]][-1].output[0]
-    _insert(model, guards)
+    insert_before(model, guards)
 
 
 def _conv(value: str, made_by: dict) -> onnx.NodeProto | None:
@@ -96,10 +96,3 @@ def _guard(value: str, bias: str | None, taken: set[str]) -> list[onnx.NodeProto
         biased = fresh_name(f"{value}/biased", taken)
         nodes.append(helper.make_node("Add", [unchanged, bias], [biased], f"{value}/Bias"))
     return nodes
-
-
-def _insert(model: onnx.ModelProto, before: dict[str, list[onnx.NodeProto]]) -> None:
-    """The nodes, each list in front of the node that makes the value that it has in the table."""
-    for position in reversed(range(len(model.graph.node))):
-        for node in reversed(before.get(model.graph.node[position].output[0], [])):
-            model.graph.node.insert(position, node)

@@ -16,7 +16,7 @@ FIELDS = {  # heading -> how a target's row fills it
     ),
     "weight scales": lambda t: "per channel" if t.per_channel else "per tensor",
     "below 8 bits": lambda t: "weights and activations" if t.clips else "weights",
-    "sums": lambda t: ("integers or " if t.guards_sums else "") + "one operand float" if t.float_sums else "integers",
+    "sums": lambda t: ("one operand " + ("16 bits" if t.wide_sums else "float")) if t.float_sums else "integers",
     "bias": lambda t: t.bias,
 }
 

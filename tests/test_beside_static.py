@@ -1,8 +1,12 @@
-"""Our W8A8 file becomes the same kernels in stock ONNX Runtime as the one that its own quantize_static makes: as fast by construction."""
+"""Our W8A8 file becomes the same kernels as the one that onnxruntime's quantize_static makes, in stock ONNX Runtime and in OpenVINO:
+as fast by construction, on any machine."""
 
 from __future__ import annotations
 
 import collections
+import os
+import re
+import subprocess
 
 import numpy as np
 import onnx
@@ -14,6 +18,16 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnx_distill import deployable, pipeline
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.data import ArrayImages
+from onnx_distill.verify import find_runtime
+
+COMPILED = """
+import sys
+import openvino
+core = openvino.Core()
+model = core.read_model(sys.argv[1])
+model.reshape([1, *(size.get_length() for size in list(model.inputs[0].partial_shape)[1:])])
+core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+"""
 
 
 class Reader(CalibrationDataReader):
@@ -32,22 +46,46 @@ def kernels(path, tmp_path) -> collections.Counter:
     return collections.Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
 
 
+def primitives(path) -> collections.Counter:
+    """What OpenVINO has oneDNN make for a file: implementation, types, sizes and the kinds of post-operations, without their constants."""
+    done = subprocess.run(
+        [find_runtime("openvino").command[0], "-c", COMPILED, str(path)],
+        check=True, capture_output=True, text=True, env={**os.environ, "ONEDNN_VERBOSE": "2"},
+    )  # fmt: skip
+    made = [line.split(",", 4)[4].rsplit(",", 1)[0] for line in done.stdout.splitlines() if ",create:" in line]
+    without_constants = [re.sub(r"(eltwise_\w+)(:-?[0-9.e+-]+)+(?=[+ ,])", r"\1", line) for line in made]
+    return collections.Counter(line for line in without_constants if not line.startswith("cpu,reorder"))
+
+
 @pytest.fixture
-def both(teacher, fashion_train, tmp_path):
-    """The kernels of ours and of quantize_static's, for the logits of the models/ teacher, calibrated on the same images."""
+def made(teacher, fashion_train, tmp_path):
+    """target -> path of our file for it; None: quantize_static's. For the logits of the models/ teacher, calibrated on the same images."""
     images = fashion_train.read(np.arange(32))
-    onnx.save(teacher, str(tmp_path / "float.onnx"))
-    quant_pre_process(str(tmp_path / "float.onnx"), str(tmp_path / "prepared.onnx"), skip_symbolic_shape=True)
-    reader = Reader(teacher.graph.input[0].name, images)
-    settings = dict(quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8)
-    quantize_static(str(tmp_path / "prepared.onnx"), str(tmp_path / "static.onnx"), reader, **settings)
-    student = pipeline.quantize_with_images(teacher, ArrayImages(images), QuantizeConfig(target="ort-x86"), 32)
-    onnx.save(deployable.deployable(student, teacher), str(tmp_path / "ours.onnx"))
-    return [kernels(tmp_path / name, tmp_path) for name in ("ours.onnx", "static.onnx")]
+
+    def file(target: str | None) -> str:
+        path = str(tmp_path / f"{target}.onnx")
+        if target is None:
+            onnx.save(teacher, str(tmp_path / "float.onnx"))
+            quant_pre_process(str(tmp_path / "float.onnx"), str(tmp_path / "prepared.onnx"), skip_symbolic_shape=True)
+            reader = Reader(teacher.graph.input[0].name, images)
+            settings = dict(quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8)
+            quantize_static(str(tmp_path / "prepared.onnx"), path, reader, **settings)
+        else:
+            student = pipeline.quantize_with_images(teacher, ArrayImages(images), QuantizeConfig(target=target), 32)
+            onnx.save(deployable.deployable(student, teacher), path)
+        return path
+
+    return file
 
 
-def test_stock_onnxruntime_runs_no_more_nodes_of_ours_than_of_quantize_statics(both):
-    ours, static = both
+def test_stock_onnxruntime_runs_no_more_nodes_of_ours_than_of_quantize_statics(made, tmp_path):
+    ours, static = (kernels(made(target), tmp_path) for target in ("ort-x86", None))
     assert sum(ours.values()) <= sum(static.values())
     assert ours["QLinearConv"] == static["QLinearConv"] > 0 and ours["QLinearAdd"] == static["QLinearAdd"] > 0
     assert not {"Conv", "FusedConv", "Gemm", "MatMul", "Add"} & set(ours)
+
+
+def test_openvino_runs_the_same_primitives_of_ours_as_of_quantize_statics(made):
+    ours, static = (primitives(made(target)) for target in ("openvino", None))
+    assert ours == static
+    assert sum("sum:1:0:u8" in line for line in ours) >= 3 and not any("f32::blocked:acdb" in line for line in ours)

@@ -18,6 +18,7 @@ from onnx_distill.export import export
 from onnx_distill.lookup import array, initializers, producers
 from onnx_distill.saturation import saturating
 from onnx_distill.targets import TARGETS, target_of
+from onnx_distill.wide_sums import without_wide_sums
 
 BODY = """
     a = Conv<pads = [1, 1, 1, 1]>(x, w, b)
@@ -55,6 +56,7 @@ def test_the_exported_student_computes_what_the_student_does(name, student, teac
     images = graphs.random_images(qdq_student, 40)
     shipped = export(qdq_student, target_of(name))
     onnx.checker.check_model(shipped, full_check=True)
+    shipped = without_wide_sums(shipped)  # as OpenVINO computes them; what they are to others: test_wide_sums.py
     ours, theirs = (runtime.run(runtime.open_session(m, optimized=False), images)[0] for m in (qdq_student, shipped))
     assert np.array_equal(ours, theirs)
 
@@ -98,9 +100,7 @@ def test_qnn_has_unsigned_weights_around_128_per_tensor(student):
         assert array(constants[q.scale]).ndim == 0
 
 
-@pytest.mark.parametrize(
-    "name, operand", [("ort-x86", "DequantizeLinear"), ("openvino", "DequantizeLinear"), ("tensorrt", "Conv")]
-)
+@pytest.mark.parametrize("name, operand", [("ort-x86", "DequantizeLinear"), ("openvino", "Conv"), ("tensorrt", "Conv")])
 def test_a_sum_takes_one_layers_result_as_floats_where_the_runtime_fuses_them(name, operand, student):
     assert _sums(student(name)) == [["DequantizeLinear", operand]]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from onnx_distill.verify.agree import SIMULATION, Pair, Runner, Verification
 from onnx_distill.verify.saturated import REMEDY
-from onnx_distill.verify.trace import SATURATES, TIED
+from onnx_distill.verify.trace import SATURATES, TIED, WIDE
 
 
 def render(v: Verification) -> str:
@@ -39,6 +39,12 @@ def render(v: Verification) -> str:
             text.append(
                 f"{runner.name}: {sum(one.count for one in ties)} rounding ties in {len(ties)} values, "
                 f"within {max(one.tie_distance for one in ties):.1e} steps of a tie"
+            )
+        wide = [one for one in runner.departures if one.kind == WIDE]
+        if wide:
+            text.append(
+                f"{runner.name}: {sum(one.count for one in wide)} integers of {len(wide)} sums moved by quantizers of 16 bits, "
+                f"by {max(one.tie_distance for one in wide):.1e} steps at most: the file is made for OpenVINO, which does not round there"
             )
         saturated = [one for one in runner.departures if one.kind == SATURATES]
         if saturated:

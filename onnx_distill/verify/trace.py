@@ -18,10 +18,11 @@ from onnx_distill import numerics, qdq
 from onnx_distill.lookup import array, attribute, consumers, image_input, initializers, producers
 from onnx_distill.qdq import Quantizer
 from onnx_distill.verify.saturated import saturated_elements
+from onnx_distill.wide_sums import rounding, without_wide_sums
 
 BATCH = 50  # images at a time; the exact values are float64, and im2col makes nine of each
 TIE = 1e-4  # steps: float32 keeps 24 bits, so a sum that passes through a few thousand steps is off by so much
-TIED, SATURATES = "rounding tie", "saturates: VPMADDUBSW"
+TIED, WIDE, SATURATES = "rounding tie", "16-bit rounding", "saturates: VPMADDUBSW"
 MOVING = ("Transpose", "Clip", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "MaxPool", "Identity")  # integers pass through
 
 
@@ -31,7 +32,8 @@ class Departure:
 
     operator: what computes it, in the graph that the runtime ran where that is known. count: elements whose integer is not the
     exact one. largest: integers between the two, at most. tie_distance: steps between the exact value of such an element and the
-    nearest one that rounds to what was found, at most. saturates: all that are no ties are of channels whose 8-bit products
+    nearest one that rounds to what was found, at most. widened: steps of that which the rounding of a quantizer of 16 bits in front of a
+    sum may be (wide_sums.py). saturates: all others are of channels whose 8-bit products
     the machine may have added in 16 bits (saturated.py).
     """
 
@@ -41,15 +43,19 @@ class Departure:
     largest: int
     tie_distance: float
     saturates: bool = False
+    widened: float = 0.0
 
     @property
     def explained(self) -> bool:
-        """True where the cause is known: a tie, so near to the rounding found that float32 decides either way, or saturation."""
-        return self.tie_distance <= TIE or self.saturates
+        """True where the cause is known: a tie, so near to the rounding found that float32 decides either way, or 16 bits do, or
+        saturation."""
+        return self.tie_distance <= TIE + self.widened or self.saturates
 
     @property
     def kind(self) -> str:
-        return TIED if self.tie_distance <= TIE else SATURATES if self.saturates else "UNEXPLAINED"
+        if self.tie_distance <= TIE + self.widened:
+            return TIED if self.tie_distance <= TIE else WIDE
+        return SATURATES if self.saturates else "UNEXPLAINED"
 
 
 def departures(
@@ -62,10 +68,14 @@ def departures(
     """Every value at which a run of an exported model departs from exact rounding, in graph order.
 
     integers: every quantized activation's in that run, by name; optimized: the graph that the runtime ran; saturable: result of
-    a layer -> its channels whose sums that run may have saturated.
+    a layer -> its channels whose sums that run may have saturated. Sums are exact without the quantizers of 16 bits in front of them.
     """
+    moved, model = rounding(model), without_wide_sums(model)
     known = {image_input(model).name: images, **integers}
-    found = [departure(model, name, q, known, optimized, saturable or {}) for name, q in activations(model).items()]
+    found = [
+        departure(model, name, q, known, optimized, saturable or {}, moved.get(name, 0.0))
+        for name, q in activations(model).items()
+    ]
     return [one for one in found if one.count]
 
 
@@ -94,8 +104,11 @@ def departure(
     known: dict[str, np.ndarray],
     optimized: onnx.ModelProto | None = None,
     saturable: dict[str, np.ndarray] | None = None,
+    widened: float = 0.0,
 ) -> Departure:
-    """How one value of a run departs from clamp(round_half_even(exact)); known: all integers of that run, and the image."""
+    """How one value of a run departs from clamp(round_half_even(exact)); known: all integers of that run, and the image.
+
+    The model has no quantizers of 16 bits; widened: see Departure."""
     zero_point = array(initializers(model)[q.zero_point]).astype(np.int64) if q.zero_point else 0
     low, high = q.integers.qmin - zero_point, q.integers.qmax - zero_point
     count, largest, furthest, unsaturated = 0, 0.0, 0.0, 0
@@ -109,10 +122,10 @@ def departure(
         largest = max(largest, float(np.abs(found - np.rint(exact)).max(initial=0.0)))
         distance = np.where(off, np.abs(exact - found) - 0.5, 0)
         furthest = max(furthest, float(distance.max(initial=0.0)))
-        unsaturated += int(((distance > TIE) & ~may_saturate(distance.ndim)).sum())
-    return Departure(
-        integers, made_as(optimized or model, integers), count, int(largest), furthest, furthest > TIE and not unsaturated
-    )
+        unsaturated += int(((distance > TIE + widened) & ~may_saturate(distance.ndim)).sum())
+    saturates = furthest > TIE + widened and not unsaturated
+    operator = made_as(optimized or model, integers)
+    return Departure(integers, operator, count, int(largest), furthest, saturates, widened)
 
 
 def made_as(graph: onnx.ModelProto, value: str) -> str:
