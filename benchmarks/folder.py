@@ -20,8 +20,8 @@ from onnx_distill.config import DistillConfig, QuantizeConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import Augment, Decoding, Preprocess, open_images
 from onnx_distill.data.preprocess import PRESETS
-from onnx_distill.order import Order
-from onnx_distill.step import Step
+from onnx_distill.training.order import Order
+from onnx_distill.training.step import Step
 
 SIZE, BATCH, STEPS = 96, 16, 40
 

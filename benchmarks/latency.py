@@ -21,11 +21,12 @@ import numpy as np
 import onnx
 from nets import ROOT, mobilenet_v2, resnet50
 
-from onnx_distill import machine, pipeline
+from onnx_distill import pipeline
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import open_images
-from onnx_distill.deployable import deployable
+from onnx_distill.kernels import machine
+from onnx_distill.ready.deployable import deployable
 from onnx_distill.verify import find_runtime
 
 NETS = {

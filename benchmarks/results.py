@@ -28,7 +28,7 @@ from onnx_distill import model as models
 from onnx_distill import runtime
 from onnx_distill.data import Preprocess, open_images
 from onnx_distill.evaluate import latency, predict, top_k, with_output
-from onnx_distill.logits import find_logits
+from onnx_distill.facts.logits import find_logits
 from onnx_distill.verify import find_runtime, verify
 from onnx_distill.verify.agree import HEAVY, SIMULATION
 

@@ -22,9 +22,9 @@ def ours(folder: Path, threads: int, learned: str, lowered: bool):
 
     from onnx_distill import artifacts
     from onnx_distill.config import DistillConfig, TrainConfig
-    from onnx_distill.optimizer import Optimizer
-    from onnx_distill.step import Step
-    from onnx_distill.teacher import Teacher
+    from onnx_distill.training.optimizer import Optimizer
+    from onnx_distill.training.step import Step
+    from onnx_distill.training.teacher import Teacher
 
     images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
     model = onnx.load(str(folder / "logits.onnx"))

@@ -16,24 +16,24 @@ import onnx
 
 from onnx_distill import model as models
 from onnx_distill import pipeline
-from onnx_distill.budget import Budget
 from onnx_distill.closest import closest
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, images_from, is_collection, open_images
 from onnx_distill.data.given import Given
-from onnx_distill.deployable import deployable
-from onnx_distill.distillation import distill
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation
+from onnx_distill.facts.provenance import file_sha256, provenance, stamp
 from onnx_distill.inspect import Inspection, inspect
-from onnx_distill.measure import measure
+from onnx_distill.mixed.budget import Budget
 from onnx_distill.normalize.prepare import image_shape, prepare
 from onnx_distill.pipeline import Outcome
-from onnx_distill.provenance import file_sha256, provenance, stamp
-from onnx_distill.run_folder import RunFolder, made_folder
-from onnx_distill.trained import Checkpoint, Progress, Trained
-from onnx_distill.watch import Watch
+from onnx_distill.ready.deployable import deployable
+from onnx_distill.ready.distillation import distill
+from onnx_distill.ready.measure import measure
+from onnx_distill.run.folder import RunFolder, made_folder
+from onnx_distill.run.watch import Watch
+from onnx_distill.training.trained import Checkpoint, Progress, Trained
 
 LARGEST_VALIDATION = 5000  # images held out of the training, unless told otherwise: a tenth, and no more than these
 

@@ -13,15 +13,15 @@ from onnx_distill import _ort, qdq, runtime
 from onnx_distill.closest import closest
 from onnx_distill.config import DistillConfig
 from onnx_distill.errors import InputError
-from onnx_distill.fake_quant import fake_quantized
-from onnx_distill.feature_error import feature_error_function
-from onnx_distill.features import Feature
 from onnx_distill.gradients import differentiable
 from onnx_distill.lookup import array, initializers, opset, producers, shape_of
 from onnx_distill.loss import add_loss
 from onnx_distill.lower import lower
-from onnx_distill.parameters import fixed
-from onnx_distill.trainability import refuse
+from onnx_distill.trainable.fake_quant import fake_quantized
+from onnx_distill.trainable.feature_error import feature_error_function
+from onnx_distill.trainable.features import Feature
+from onnx_distill.trainable.parameters import fixed
+from onnx_distill.trainable.trainability import refuse
 
 TRAINING_MODEL = "training_model.onnx"
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import onnx
 
-from onnx_distill import histogram as hist
 from onnx_distill import numerics, runtime
 from onnx_distill.closest import closest
 from onnx_distill.errors import InputError
-from onnx_distill.histogram import Histogram
 from onnx_distill.lookup import image_input, producers
 from onnx_distill.numerics import IntegerRange
+from onnx_distill.quantization import histogram as hist
+from onnx_distill.quantization.histogram import Histogram
 
 RUN_BYTES = 2**28  # outputs fetched at once; larger batches are run in slices, which the histograms cannot tell
 

@@ -17,10 +17,10 @@ import onnx
 from onnx_distill import qdq, runtime
 from onnx_distill.columns import aligned
 from onnx_distill.errors import InputError
-from onnx_distill.layer_bits import layer_names, without_aliases
 from onnx_distill.lookup import array, image_input, initializers, producers
 from onnx_distill.numerics import broadcastable, dequantize, fake_quantize, quantize
 from onnx_distill.qdq import Quantizer
+from onnx_distill.quantization.layer_bits import layer_names, without_aliases
 
 
 @dataclass(frozen=True)

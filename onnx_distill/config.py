@@ -79,7 +79,7 @@ class DistillConfig:
     alpha: float = 0.9  # weight of the teacher's part; 1 needs no labels
     kl: str = "forward"  # forward: KL(teacher || student), Hinton; reverse: KL(student || teacher), as in MNN
     label_smoothing: float = 0.0  # share of a label that is spread over all classes; 0.1 is usual
-    features: tuple[str, ...] = ()  # inner values to be like the teacher's: NAME, TEACHER=STUDENT, or auto; see features.py
+    features: tuple[str, ...] = ()  # inner values to be like the teacher's: NAME, TEACHER=STUDENT, or auto; see trainable/
     feature_weight: float = 1.0  # weight of their error, a share of 1, beside the other parts
 
     def __post_init__(self):

@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from onnx_distill.edit import fresh_name, prune, rename_values
 from onnx_distill.errors import InputError
-from onnx_distill.logits import MARK, find_logits, value_types
+from onnx_distill.facts.logits import MARK, find_logits, value_types
 from onnx_distill.lookup import (
     array,
     data_inputs,

@@ -9,15 +9,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_distill import numerics, qdq
-from onnx_distill.bias import align_biases, biased_sides
 from onnx_distill.edit import fresh_name, prune
 from onnx_distill.errors import InputError
+from onnx_distill.kernels.sum_guards import guard_sums
+from onnx_distill.kernels.wide_sums import widen_sums
 from onnx_distill.lookup import array, initializers, names, opset, producers
 from onnx_distill.normalize.opset import to_opset
 from onnx_distill.qdq import Quantizer
-from onnx_distill.sum_guards import guard_sums
+from onnx_distill.quantization.bias import align_biases, biased_sides
 from onnx_distill.targets import DEFAULT, TARGETS, Target
-from onnx_distill.wide_sums import widen_sums
 
 INT4_OPSET = 21  # the first whose DequantizeLinear reads 4-bit integers
 UNSIGNED = 128  # zero point of signed integers that are stored as unsigned ones

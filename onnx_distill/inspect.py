@@ -9,14 +9,14 @@ import onnx
 from onnx import TensorProto
 
 from onnx_distill.errors import InputError
-from onnx_distill.floats import held
-from onnx_distill.layer_bits import LayerBits, bits_summary, layer_bits
-from onnx_distill.logits import find_logits, label, value_types
+from onnx_distill.facts.floats import held
+from onnx_distill.facts.logits import find_logits, label, value_types
+from onnx_distill.facts.provenance import provenance
 from onnx_distill.lookup import data_inputs, producers, quantized_node, shape_of
 from onnx_distill.normalize import Rewrite, normalize
 from onnx_distill.placement import with_node_names
-from onnx_distill.provenance import provenance
-from onnx_distill.trainability import Obstacle, find_obstacles, operator
+from onnx_distill.quantization.layer_bits import LayerBits, bits_summary, layer_bits
+from onnx_distill.trainable.trainability import Obstacle, find_obstacles, operator
 
 LAST_NODES = 6  # listed for those who must name the logits themselves: enough for Gemm, Reshape, Softmax and what follows
 

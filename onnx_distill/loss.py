@@ -22,10 +22,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_distill.config import DistillConfig
-from onnx_distill.fake_quant import DOMAIN
-from onnx_distill.feature_error import NAME, feature_error
-from onnx_distill.features import Feature
 from onnx_distill.numerics import log_softmax
+from onnx_distill.trainable.fake_quant import DOMAIN
+from onnx_distill.trainable.feature_error import NAME, feature_error
+from onnx_distill.trainable.features import Feature
 
 TEACHER, LABELS, FEATURE = "onnx_distill/teacher_logits", "onnx_distill/labels", "onnx_distill/teacher_feature_{}"
 

@@ -9,15 +9,15 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import external_data_helper
 
-from onnx_distill import check
+from onnx_distill.checks import check
+from onnx_distill.checks.operands import check_operands
 from onnx_distill.closest import closest
-from onnx_distill.declared import correct_shapes
 from onnx_distill.edit import fresh_name
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.external import read_external
-from onnx_distill.operands import check_operands
-from onnx_distill.replacing import replacing
-from onnx_distill.weightless import without_weights
+from onnx_distill.facts.declared import correct_shapes
+from onnx_distill.facts.weightless import without_weights
+from onnx_distill.files.external import read_external
+from onnx_distill.files.replacing import replacing
 
 LARGEST_PROTO = 2**31 - 2**20  # bytes; protobuf's limit is 2 GiB
 

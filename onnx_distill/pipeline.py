@@ -9,21 +9,21 @@ from typing import Any, Callable, Sequence
 import numpy as np
 import onnx
 
-from onnx_distill.budget import Budget, mixed
-from onnx_distill.calibrated import calibrated, drawn, image_shape, quantized, ready
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import Given, images_from, split
-from onnx_distill.deployable import deployable
-from onnx_distill.distillation import distill
-from onnx_distill.features import check_names
-from onnx_distill.fit import check_fit
-from onnx_distill.measure import logits_of, rows_of, scores_of
+from onnx_distill.mixed.budget import Budget, mixed
 from onnx_distill.model import save
-from onnx_distill.result import Row, write_result
-from onnx_distill.state import StateStore
-from onnx_distill.trained import Trained
-from onnx_distill.watch import Watch
+from onnx_distill.ready.calibrated import calibrated, drawn, image_shape, quantized, ready
+from onnx_distill.ready.deployable import deployable
+from onnx_distill.ready.distillation import distill
+from onnx_distill.ready.measure import logits_of, rows_of, scores_of
+from onnx_distill.run.result import Row, write_result
+from onnx_distill.run.watch import Watch
+from onnx_distill.trainable.features import check_names
+from onnx_distill.training.fit import check_fit
+from onnx_distill.training.state import StateStore
+from onnx_distill.training.trained import Trained
 
 
 def quantize_with_images(

@@ -89,7 +89,7 @@ def find(model: onnx.ModelProto) -> list[Quantizer]:
 
 
 def wide_pairs(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """QuantizeLinear and DequantizeLinear of 16 bits whose scales differ, as wide_sums.py writes them: they keep floats floats."""
+    """QuantizeLinear and DequantizeLinear of 16 bits whose scales differ, as kernels/wide_sums.py writes them: they keep floats floats."""
     constants, made_by = initializers(model), producers(model)
     pairs = ((made_by.get(node.input[0]), node) for node in model.graph.node if node.op_type == "DequantizeLinear")
     return [(made, node) for made, node in pairs if made is not None and _is_wide(made, node, constants)]

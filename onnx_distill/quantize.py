@@ -1,4 +1,4 @@
-"""Quantizers put into a float model: the plan of placement.py and calibrated ranges become a plain QDQ model.
+"""Quantizers put into a float model: the plan of placement/ and calibrated ranges become a plain QDQ model.
 
 The result runs at once on stock runtimes (the PTQ baseline) and is what `train` trains. Its biases already lie on the
 grid of the integer accumulator, so that it computes what its exported form computes.
@@ -11,7 +11,6 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_distill import numerics, qdq
-from onnx_distill.bias import align_biases
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.edit import fresh_name, prune
 from onnx_distill.errors import InputError
@@ -19,7 +18,8 @@ from onnx_distill.lookup import array, attribute, data_inputs, initializers, nam
 from onnx_distill.normalize import opset as opsets
 from onnx_distill.placement import ActivationSite, Plan, WeightSite
 from onnx_distill.qdq import Quantizer
-from onnx_distill.ties import avoid_ties
+from onnx_distill.quantization.bias import align_biases
+from onnx_distill.quantization.ties import avoid_ties
 
 FINE = 64  # steps on either side of 0: the largest weight decides, for clipping it would cost more than it gains
 OLDEST_IR = 8  # initializers need not be graph inputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnx_distill.result import Row
+from onnx_distill.run.result import Row
 
 
 def table(rows: list[Row]) -> str:

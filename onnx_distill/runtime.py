@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as C
 
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.unshared import with_own_weights
+from onnx_distill.quantization.unshared import with_own_weights
 
 _ERRORS_ONLY = 3
 # What the runtime raises has no common base; a C++ exception that it does not know is a RuntimeError.

@@ -23,8 +23,8 @@ class Target:
     symmetric: activations are int8 with zero point 0; else uint8 with a free one. weight_limit: largest |integer| of an 8-bit
     weight. clips: a Clip may stand between QuantizeLinear and DequantizeLinear, so that a range may be narrower than its type;
     else activations have 8 bits and a Relu stays in front. float_sums: a sum reads one of its layers' results as floats, not
-    quantized. wide_sums: which go through a quantizer of 16 bits where they are a convolution's (wide_sums.py), and a quantizer of
-    8 bits that the student has there all the same gets a guard (sum_guards.py). bias: int32, or float. weights: type of the stored integers, int8 or uint8 (zero point 128). per_channel: weights
+    quantized. wide_sums: which go through a quantizer of 16 bits where they are a convolution's (kernels/wide_sums.py), and a quantizer of
+    8 bits that the student has there all the same gets a guard (kernels/sum_guards.py). bias: int32, or float. weights: type of the stored integers, int8 or uint8 (zero point 128). per_channel: weights
     have a scale for each output channel unless the user says otherwise. sources: field -> where it is known from.
     """
 
@@ -57,7 +57,7 @@ _ROWS = (
         weight_limit=64,
         sources={
             "weight_limit": f"{QUANTIZATION_PAGE}: VPMADDUBSW adds two products in 16 bits; 2 * 255 * 64 = 32,640 fits, "
-            "which saturation.py proves for each file"
+            "which kernels/saturation.py proves for each file"
         },
     ),
     Target(
@@ -126,7 +126,7 @@ _ROWS = (
     ),
 )
 TARGETS = {target.name: target for target in _ROWS}
-DEFAULT = "ort-x86"  # of the library; the command line's is the machine's own (machine.py)
+DEFAULT = "ort-x86"  # of the library; the command line's is the machine's own (kernels/machine.py)
 
 
 def target_of(name: str) -> Target:

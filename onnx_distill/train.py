@@ -15,21 +15,21 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_distill import artifacts
-from onnx_distill.average import Average
-from onnx_distill.bias import align_biases
 from onnx_distill.config import DistillConfig, TrainConfig
 from onnx_distill.data import Augment, Images
-from onnx_distill.features import choose
-from onnx_distill.fit import check_fit, check_sizes
 from onnx_distill.lookup import initializers
-from onnx_distill.optimizer import Optimizer
-from onnx_distill.order import Order
-from onnx_distill.profile import Recording
-from onnx_distill.record import Record, check_recipe, copied, note, recipe_of, restored, state_of
-from onnx_distill.state import StateStore
-from onnx_distill.step import Step
-from onnx_distill.teacher import Teacher
-from onnx_distill.trained import Checkpoint, Progress, Trained
+from onnx_distill.quantization.bias import align_biases
+from onnx_distill.trainable.features import choose
+from onnx_distill.training.average import Average
+from onnx_distill.training.fit import check_fit, check_sizes
+from onnx_distill.training.optimizer import Optimizer
+from onnx_distill.training.order import Order
+from onnx_distill.training.profile import Recording
+from onnx_distill.training.record import Record, check_recipe, copied, note, recipe_of, restored, state_of
+from onnx_distill.training.state import StateStore
+from onnx_distill.training.step import Step
+from onnx_distill.training.teacher import Teacher
+from onnx_distill.training.trained import Checkpoint, Progress, Trained
 
 MOST_REWINDS = 5  # after which a recipe that diverges again is given up
 
@@ -49,7 +49,7 @@ def train(
     """Train a QDQ student on the teacher's logits; the best by `evaluate` (higher is better) is kept.
 
     student, teacher: models that end in logits [n, classes], the teacher float. also: further teachers of the same classes; the
-    mean of all their softened probabilities is then the target (ensemble.py), features are the first one's. images: labels are needed where alpha < 1.
+    mean of all their softened probabilities is then the target (training/ensemble.py), features are the first one's. images: labels are needed where alpha < 1.
     evaluate is asked before the first step, after each epoch (or config.evaluate_every steps), and at the end. Ctrl-C stops
     and returns the best so far; so does a loss that is no longer finite. store: where checkpoints are kept; the newest one
     there is continued, and ends in the bytes of a run that was never interrupted (same seed, threads and machine).

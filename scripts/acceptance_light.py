@@ -31,9 +31,9 @@ from onnx_distill.data import ArrayImages, Preprocess
 from onnx_distill.inspect import inspect
 from onnx_distill.normalize import normalize_in_place
 from onnx_distill.normalize.prepare import prepare
-from onnx_distill.optimizer import Optimizer
 from onnx_distill.pipeline import quantize_with_images
-from onnx_distill.step import Step
+from onnx_distill.training.optimizer import Optimizer
+from onnx_distill.training.step import Step
 
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 NAMES = sorted(path.stem[len("light_") :] for path in LIGHT.glob("light_*.onnx"))

@@ -16,12 +16,13 @@ import numpy as np
 import onnx
 from deploy_students import EXACT_ON, TEACHER, arguments, data, student
 
-from onnx_distill import machine, model, qdq
+from onnx_distill import model, qdq
 from onnx_distill.data import Images, Preprocess, open_images
 from onnx_distill.evaluate import top_k, with_output
+from onnx_distill.kernels import machine
+from onnx_distill.kernels.saturation import saturating
 from onnx_distill.lookup import array, initializers
-from onnx_distill.measure import logits_of
-from onnx_distill.saturation import saturating
+from onnx_distill.ready.measure import logits_of
 from onnx_distill.verify import find_runtime
 from onnx_distill.verify.agree import logits_value, simulate
 from onnx_distill.verify.environments import answers

@@ -27,8 +27,8 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from onnx import TensorProto, numpy_helper
 
-from onnx_distill.deployable import deployable
 from onnx_distill.lookup import image_input, shape_of
+from onnx_distill.ready.deployable import deployable
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -370,8 +370,9 @@ DAMAGE = [
 
 def whole_way(path: Path) -> str:
     """How far the file came. Raises InputError where it is refused, AssertionError where an answer is wrong."""
-    from onnx_distill import artifacts, cut, inspect, model, normalize, pipeline, step
+    from onnx_distill import artifacts, cut, inspect, model, normalize, pipeline
     from onnx_distill.config import DistillConfig, QuantizeConfig
+    from onnx_distill.training import step
 
     loaded = model.load(path)
     inspect.render(inspect.inspect(loaded))

@@ -10,8 +10,8 @@ import onnx
 from onnx_distill import integer_form, normalize
 from onnx_distill.gradients import ONLY_WHERE, RULES
 from onnx_distill.normalize import auto_pad, opset
-from onnx_distill.placement_table import ABSORBED, FORMS, JOINING, PASSING, PLACEMENT, WEIGHTED
-from onnx_distill.trainability import CASES, CONSTANT_OUTPUT, EXACT, FAKE_QUANTIZED, NO_GRADIENT, OBSTACLES
+from onnx_distill.placement.table import ABSORBED, FORMS, JOINING, PASSING, PLACEMENT, WEIGHTED
+from onnx_distill.trainable.trainability import CASES, CONSTANT_OUTPUT, EXACT, FAKE_QUANTIZED, NO_GRADIENT, OBSTACLES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "operators.md"
 QUANTIZED = {
@@ -36,7 +36,7 @@ def page() -> str:
         [
             "# Operators",
             "",
-            "Made by `make docs` from the tables in the code: normalize/, gradients.py, trainability.py, placement_table.py and integer_form/. An",
+            "Made by `make docs` from the tables in the code: normalize/, gradients/, trainable/trainability.py, placement/table.py and integer_form/. An",
             "operator that is not here is refused: nobody has tried whether its gradient is right.",
             "",
             "- **since**: the first opset of ONNX that has it. Models of opset 7 and newer are read.",

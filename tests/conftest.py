@@ -11,22 +11,11 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from onnx_distill import (
-    _ort,
-    artifacts,
-    calibrate,
-    cut,
-    data,
-    fake_quant,
-    feature_error,
-    gradients,
-    loss,
-    placement,
-    quantize,
-)
+from onnx_distill import _ort, artifacts, calibrate, cut, data, gradients, loss, placement, quantize
 from onnx_distill.config import DistillConfig, QuantizeConfig
 from onnx_distill.lookup import initializers
-from onnx_distill.step import Step
+from onnx_distill.trainable import fake_quant, feature_error
+from onnx_distill.training.step import Step
 
 hypothesis.settings.register_profile("no time limit", deadline=None)  # a machine may stand still; time is for benchmarks
 hypothesis.settings.load_profile("no time limit")

@@ -193,9 +193,9 @@ def test_unless_told_otherwise_a_tenth_of_the_images_is_held_out(teacher, images
 
 
 def test_a_ranking_may_choose_the_bits(teacher, images):
-    from onnx_distill.budget import Budget
-    from onnx_distill.calibrated import calibrated
-    from onnx_distill.sensitivity import sensitivity
+    from onnx_distill.mixed.budget import Budget
+    from onnx_distill.mixed.sensitivity import sensitivity
+    from onnx_distill.ready.calibrated import calibrated
 
     rest, float_model = od.QuantizeConfig(edge_bits=0), od.cut_model(teacher)
     ranking = sensitivity(calibrated(float_model, images, rest, 1), images, rest, (3,), threads=1)

@@ -15,9 +15,10 @@ import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from onnx_distill import deployable, pipeline
+from onnx_distill import pipeline
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.data import ArrayImages
+from onnx_distill.ready import deployable
 from onnx_distill.verify import find_runtime
 
 COMPILED = """

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx.reference import ReferenceEvaluator
 
-from onnx_distill import histogram as hist
 from onnx_distill import numerics, runtime
 from onnx_distill.calibrate import METHODS, _runs, calibrate, choose_range
 from onnx_distill.errors import InputError
+from onnx_distill.quantization import histogram as hist
 
 finite = st.floats(-(2.0**100), 2.0**100, width=32)
 tensors = hnp.arrays(np.float32, st.integers(1, 60), elements=finite)

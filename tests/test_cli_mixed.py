@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_cli import given, onnx_distill  # noqa: F401  # `given` is a fixture
 
-from onnx_distill.ranking import load_sensitivity
+from onnx_distill.mixed.ranking import load_sensitivity
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import pytest
 from onnx import numpy_helper
 from test_cli import onnx_distill
 
-from onnx_distill.machine import own_target, sums_saturate
-from onnx_distill.provenance import provenance
+from onnx_distill.facts.provenance import provenance
+from onnx_distill.kernels.machine import own_target, sums_saturate
 
 QUICK = "--batch-size 4 --validation 12 --epochs 2 --threads 1 --learn-steps all --shift 1 --no-report"
 

@@ -11,7 +11,7 @@ from onnx_distill import lookup
 from onnx_distill import model as models
 from onnx_distill.cut import cut, put_back_tail
 from onnx_distill.errors import InputError
-from onnx_distill.logits import MARK
+from onnx_distill.facts.logits import MARK
 from onnx_distill.runtime import open_session
 
 LOGITS, SOFTMAX = "MobilenetV2/Predictions/Reshape", "MobilenetV2/Predictions/Softmax"

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from onnx_distill.cut import cut
-from onnx_distill.deployable import deployable
+from onnx_distill.ready.deployable import deployable
 from onnx_distill.verify import find_runtime
 from onnx_distill.verify.environments import answers
 

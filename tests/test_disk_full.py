@@ -19,7 +19,7 @@ from test_cli import onnx_distill
 from test_cli_runs import train
 
 from onnx_distill.errors import InputError
-from onnx_distill.state import State, StateStore
+from onnx_distill.training.state import State, StateStore
 
 MORE = "--save-every 3 --epochs 40 --log-every 1"
 

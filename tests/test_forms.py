@@ -18,14 +18,14 @@ from onnx_distill import model as models
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import ArrayImages, Preprocess
-from onnx_distill.deployable import deployable
 from onnx_distill.edit import rename_values
 from onnx_distill.inspect import inspect
-from onnx_distill.measure import logits_of
 from onnx_distill.normalize.prepare import prepare
-from onnx_distill.optimizer import Optimizer
 from onnx_distill.preflight import preflight
-from onnx_distill.step import Step
+from onnx_distill.ready.deployable import deployable
+from onnx_distill.ready.measure import logits_of
+from onnx_distill.training.optimizer import Optimizer
+from onnx_distill.training.step import Step
 
 CLOSE = 0.05  # of the largest logit: W8A8 of three layers; a wrong network is off by 1
 FIRST = "a = Conv<pads = [1, 1, 1, 1]>(x, w, b)"

@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from test_step import batch
+from tiny import batch
 
 from onnx_distill import _ort, artifacts
 from onnx_distill.config import DistillConfig
 from onnx_distill.gradient_outputs import with_gradient_outputs
-from onnx_distill.step import Step
+from onnx_distill.training.step import Step
 
 SHARED = """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
 g (float[2] x, float[2] a, float[2] b, float[2] c, float[2] "a_grad.accumulation.buffer", float[2] "b_grad.accumulation.buffer",

@@ -1,5 +1,5 @@
 """A Softmax whose input has a quantizer because another integer operator reads it too: stock runtimes run it in integers, and
-cut off where QuantizeLinear rounds. In plain attention it stays float (placement_graph.py)."""
+cut off where QuantizeLinear rounds. In plain attention it stays float (placement/graph.py)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnx_distill.errors import InputError
-from onnx_distill.measure import logits_of
+from onnx_distill.ready.measure import logits_of
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGE, LINE, BLOCK = "float[N,4,8,8] x", "float[N,4,16] x", "float[N,4,4,4,4] x"

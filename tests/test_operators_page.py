@@ -7,8 +7,8 @@ import pytest
 
 from onnx_distill import integer_form, normalize
 from onnx_distill.gradients import RULES
-from onnx_distill.placement_table import PLACEMENT
-from onnx_distill.trainability import CASES, CONSTANT_OUTPUT, EXACT, FAKE_QUANTIZED, OBSTACLES
+from onnx_distill.placement.table import PLACEMENT
+from onnx_distill.trainable.trainability import CASES, CONSTANT_OUTPUT, EXACT, FAKE_QUANTIZED, OBSTACLES
 
 LINES = [line for line in make_operators_page.page().splitlines() if line.startswith("| ")]
 ROWS = {line[2:].split(" | ")[0]: line[2:].split(" | ") for line in LINES}

@@ -139,7 +139,8 @@ def test_an_operator_whose_first_input_needs_no_gradient_cannot_be_trained(tmp_p
 
 QUIET = """
 import pathlib, sys, numpy, onnx
-from onnx_distill import _ort, artifacts, config, step
+from onnx_distill import _ort, artifacts, config
+from onnx_distill.training import step
 folder = pathlib.Path(sys.argv[1])
 made = artifacts.build(onnx.load(str(folder / "student.onnx")), config.DistillConfig(), "all", folder, 4)
 ready = step.Step(made, threads=1)

@@ -11,18 +11,18 @@ from onnx import helper
 
 from onnx_distill import model as models
 from onnx_distill import pipeline, runtime
-from onnx_distill.calibrated import ready
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import ArrayImages, Preprocess
-from onnx_distill.deployable import deployable, logits_model
-from onnx_distill.distillation import distill, scorer
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import predict
 from onnx_distill.lookup import array, initializers, shape_of
-from onnx_distill.measure import logits_of, measure
 from onnx_distill.normalize.prepare import prepare
-from onnx_distill.watch import Watch
+from onnx_distill.ready.calibrated import ready
+from onnx_distill.ready.deployable import deployable, logits_model
+from onnx_distill.ready.distillation import distill, scorer
+from onnx_distill.ready.measure import logits_of, measure
+from onnx_distill.run.watch import Watch
 
 RECIPE = TrainConfig(epochs=2, batch_size=8, threads=1)
 LOSS = DistillConfig(temperature=4)

@@ -8,7 +8,7 @@ import pytest
 
 from onnx_distill.evaluate import Evaluation
 from onnx_distill.report import table
-from onnx_distill.result import Row
+from onnx_distill.run.result import Row
 
 FLOAT = Row("float", Evaluation(10000, 0.9466, 0.9998, 1.0, 0.0, 1_379_045, {1: 0.000150, 64: 0.0091}))
 PTQ = Row("PTQ", Evaluation(10000, 0.5, 0.75, 0.625, 0.38761, 463_924, {1: 0.000100, 64: 0.0182}))

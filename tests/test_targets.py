@@ -12,13 +12,13 @@ from onnx import TensorProto
 from onnx_distill import qdq, runtime
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut
-from onnx_distill.deployable import deployable
 from onnx_distill.errors import InputError
 from onnx_distill.export import export
+from onnx_distill.kernels.saturation import saturating
+from onnx_distill.kernels.wide_sums import without_wide_sums
 from onnx_distill.lookup import array, initializers, producers
-from onnx_distill.saturation import saturating
+from onnx_distill.ready.deployable import deployable
 from onnx_distill.targets import TARGETS, target_of
-from onnx_distill.wide_sums import without_wide_sums
 
 BODY = """
     a = Conv<pads = [1, 1, 1, 1]>(x, w, b)
@@ -56,7 +56,7 @@ def test_the_exported_student_computes_what_the_student_does(name, student, teac
     images = graphs.random_images(qdq_student, 40)
     shipped = export(qdq_student, target_of(name))
     onnx.checker.check_model(shipped, full_check=True)
-    shipped = without_wide_sums(shipped)  # as OpenVINO computes them; what they are to others: test_wide_sums.py
+    shipped = without_wide_sums(shipped)  # as OpenVINO computes them; what they are to others: kernels/test_wide_sums.py
     ours, theirs = (runtime.run(runtime.open_session(m, optimized=False), images)[0] for m in (qdq_student, shipped))
     assert np.array_equal(ours, theirs)
 

@@ -14,11 +14,11 @@ from onnx_distill import evaluate, runtime
 from onnx_distill.config import DistillConfig, TrainConfig
 from onnx_distill.data import ArrayImages, Preprocess
 from onnx_distill.errors import InputError
-from onnx_distill.feature_error import feature_error
 from onnx_distill.lookup import initializers
-from onnx_distill.state import StateStore
 from onnx_distill.train import rate_share, train, with_parameters
-from onnx_distill.trained import Progress
+from onnx_distill.trainable.feature_error import feature_error
+from onnx_distill.training.state import StateStore
+from onnx_distill.training.trained import Progress
 
 ALL_STUDENTS_ALIKE = lambda student: 0.0  # noqa: E731
 

@@ -14,22 +14,22 @@ import onnx
 import pytest
 
 from onnx_distill import artifacts, runtime
-from onnx_distill.calibrated import ready
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import Images
-from onnx_distill.deployable import deployable
 from onnx_distill.evaluate import agreement
 from onnx_distill.lookup import image_input, shape_of
 from onnx_distill.normalize import normalize
 from onnx_distill.normalize.image_form import as_images, is_nhwc
 from onnx_distill.normalize.prepare import prepare
-from onnx_distill.optimizer import Optimizer
 from onnx_distill.pipeline import quantize_with_images
 from onnx_distill.placement import with_node_names
 from onnx_distill.preflight import preflight
-from onnx_distill.step import Step
+from onnx_distill.ready.calibrated import ready
+from onnx_distill.ready.deployable import deployable
 from onnx_distill.train import with_parameters
+from onnx_distill.training.optimizer import Optimizer
+from onnx_distill.training.step import Step
 
 FOLDER = Path(__file__).with_name("zoo")
 ZOO = sorted(path.stem for path in FOLDER.glob("*.onnx"))

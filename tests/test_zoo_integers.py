@@ -7,8 +7,8 @@ import pytest
 from graphs import operators
 from test_zoo import ZOO, original, student
 
-from onnx_distill.deployable import deployable
 from onnx_distill.export import export
+from onnx_distill.ready.deployable import deployable
 
 LAYERS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"}
 ISLANDS = {

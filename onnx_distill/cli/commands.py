@@ -31,10 +31,10 @@ from onnx_distill.cli.sections import command
 from onnx_distill.cli.training import run, train
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut as cut_model
-from onnx_distill.deployable import deployable
-from onnx_distill.layer_bits import layer_bits
+from onnx_distill.facts.provenance import provenance
 from onnx_distill.mixed import bytes_of_weights
-from onnx_distill.provenance import provenance
+from onnx_distill.quantization.layer_bits import layer_bits
+from onnx_distill.ready.deployable import deployable
 from onnx_distill.targets import TARGETS
 
 

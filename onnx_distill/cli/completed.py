@@ -13,10 +13,10 @@ from onnx_distill import model as models
 from onnx_distill.cli.configuration import merged
 from onnx_distill.cli.terminal import tell
 from onnx_distill.data import Images
-from onnx_distill.finished import Finished, finished
-from onnx_distill.provenance import data_sha256, file_sha256
-from onnx_distill.result import Row, read_rows, write_result
-from onnx_distill.run_report import PAGE, Measured, measured
+from onnx_distill.facts.provenance import data_sha256, file_sha256
+from onnx_distill.page.run_report import PAGE, Measured, measured
+from onnx_distill.run.finished import Finished, finished
+from onnx_distill.run.result import Row, read_rows, write_result
 
 
 def sources_of(ctx: click.Context, **images: Images) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from onnx_distill.errors import InputError
-from onnx_distill.settings import read_settings
+from onnx_distill.files.settings import read_settings
 
 NOT_SAVED = ("resume", "as_json")  # how a run is called, not what it does
 

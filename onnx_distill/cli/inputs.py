@@ -9,16 +9,16 @@ from typing import Callable
 import numpy as np
 
 from onnx_distill import model as models
-from onnx_distill.budget import Budget
 from onnx_distill.cli.progress import Bar
 from onnx_distill.cli.terminal import tell_images, warn
 from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, is_collection, open_images
 from onnx_distill.data.labels import read_class_names
 from onnx_distill.errors import InputError
+from onnx_distill.facts.provenance import file_sha256, provenance, stamp
+from onnx_distill.files.settings import read_settings
+from onnx_distill.mixed.budget import Budget
+from onnx_distill.mixed.ranking import load_sensitivity
 from onnx_distill.normalize.prepare import image_shape, prepare
-from onnx_distill.provenance import file_sha256, provenance, stamp
-from onnx_distill.ranking import load_sensitivity
-from onnx_distill.settings import read_settings
 
 
 def chosen(kind, options: dict):

@@ -8,7 +8,6 @@ from dataclasses import asdict
 import click
 import numpy as np
 
-from onnx_distill import calibrated, measure
 from onnx_distill import model as models
 from onnx_distill.cli.general_options import (
     config_option,
@@ -27,15 +26,16 @@ from onnx_distill.compare import Layer, worst_first
 from onnx_distill.compare import compare as compare_models
 from onnx_distill.compare import render_layers as render_compared
 from onnx_distill.data import batches
-from onnx_distill.deployable import like, logits_model
 from onnx_distill.errors import InputError
-from onnx_distill.execution import execution as look_at_execution
-from onnx_distill.execution import render_execution
 from onnx_distill.inspect import inspect as inspect_model
 from onnx_distill.inspect import render
-from onnx_distill.layer_bits import render_layers
+from onnx_distill.kernels.execution import execution as look_at_execution
+from onnx_distill.kernels.execution import render_execution
+from onnx_distill.quantization.layer_bits import render_layers
+from onnx_distill.ready import calibrated, measure
+from onnx_distill.ready.deployable import like, logits_model
 from onnx_distill.report import table
-from onnx_distill.result import Row
+from onnx_distill.run.result import Row
 from onnx_distill.verify import as_data, find_runtime
 from onnx_distill.verify import render as render_verification
 

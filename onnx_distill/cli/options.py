@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
-from onnx_distill.replacing import check_writable
+from onnx_distill.files.replacing import check_writable
 
 DEFAULT = {**asdict(QuantizeConfig()), **asdict(DistillConfig()), **asdict(TrainConfig())}
 

@@ -9,8 +9,8 @@ from datetime import timedelta
 from tqdm import tqdm
 
 from onnx_distill.cli.terminal import QUIET, VERBOSE, level, tell, tell_machine, warn
-from onnx_distill.trained import Checkpoint, Progress
-from onnx_distill.watch import Watch
+from onnx_distill.run.watch import Watch
+from onnx_distill.training.trained import Checkpoint, Progress
 
 FIRST, LONGEST = 10.0, 300.0  # seconds until the first line and, each twice the one before, at most between two
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 import click
 
 from onnx_distill.bits import parse_widths
-from onnx_distill.calibrated import calibrated
 from onnx_distill.cli.general_options import (
     config_option,
     json_option,
@@ -26,11 +25,12 @@ from onnx_distill.cli.quantize_options import calibration_options
 from onnx_distill.cli.sections import command
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut as cut_model
-from onnx_distill.deployable import classes_of
 from onnx_distill.errors import InputError
-from onnx_distill.ranking import render_sensitivity, save_sensitivity
-from onnx_distill.sensitivity import drawn_apart
-from onnx_distill.sensitivity import sensitivity as analyse
+from onnx_distill.mixed.ranking import render_sensitivity, save_sensitivity
+from onnx_distill.mixed.sensitivity import drawn_apart
+from onnx_distill.mixed.sensitivity import sensitivity as analyse
+from onnx_distill.ready.calibrated import calibrated
+from onnx_distill.ready.deployable import classes_of
 
 WIDTH = click.IntRange(2, 8)
 

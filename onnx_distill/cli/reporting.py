@@ -19,12 +19,12 @@ from onnx_distill.cli.options import options
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.data import Images, split
-from onnx_distill.deployable import classes_of, deployable, logits_model
 from onnx_distill.errors import InputError
+from onnx_distill.page.run_report import Measured, measured, report_of, write_report
+from onnx_distill.ready.deployable import classes_of, deployable, logits_model
 from onnx_distill.report import table
-from onnx_distill.run_folder import CONFIG, TRAINED, student_file
-from onnx_distill.run_report import Measured, measured, report_of, write_report
-from onnx_distill.seeds import best_so_far
+from onnx_distill.run.folder import CONFIG, TRAINED, student_file
+from onnx_distill.run.seeds import best_so_far
 
 RUN = "onnx_distill.run"  # in the context of `report`: that of the command that made the run
 COMMENT = re.compile(r"# onnx-distill (\w+) --config")  # the first line of a run's config.yaml

@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 from onnx_distill.cli.terminal import tell
-from onnx_distill.machine import AUTO, own_target
+from onnx_distill.kernels.machine import AUTO, own_target
 from onnx_distill.targets import DEFAULT, TARGETS
 
 

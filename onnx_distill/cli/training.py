@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from onnx_distill import distillation, pipeline
 from onnx_distill import model as models
+from onnx_distill import pipeline
 from onnx_distill.cli.completed import complete_result, found_finished, lacks_report, sources_of
 from onnx_distill.cli.configuration import merged
 from onnx_distill.cli.general_options import (
@@ -34,15 +34,16 @@ from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.cli.train_options import distill_options, train_options
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut as cut_model
-from onnx_distill.deployable import classes_of, deployable, logits_model
 from onnx_distill.errors import InputError
-from onnx_distill.finished import leave_facts
-from onnx_distill.profile import cost_table, costs
-from onnx_distill.run_folder import TRAINED, RunFolder, made_folder, student_file
-from onnx_distill.run_report import Measured, measured
-from onnx_distill.seeds import told_of_seeds, train_seeds
-from onnx_distill.trained import Trained
-from onnx_distill.watch import Watch
+from onnx_distill.page.run_report import Measured, measured
+from onnx_distill.ready import distillation
+from onnx_distill.ready.deployable import classes_of, deployable, logits_model
+from onnx_distill.run.finished import leave_facts
+from onnx_distill.run.folder import TRAINED, RunFolder, made_folder, student_file
+from onnx_distill.run.seeds import told_of_seeds, train_seeds
+from onnx_distill.run.watch import Watch
+from onnx_distill.training.profile import cost_table, costs
+from onnx_distill.training.trained import Trained
 
 
 @command(short_help="Distill the teacher into a QDQ student.")

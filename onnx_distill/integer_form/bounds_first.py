@@ -13,7 +13,7 @@ from __future__ import annotations
 import onnx
 
 from onnx_distill.normalize.graph import Graph
-from onnx_distill.placement_table import PASSING, role_of
+from onnx_distill.placement.table import PASSING, role_of
 
 OPS = ("Relu", "Clip")
 

@@ -20,7 +20,7 @@ import onnx
 
 from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
-from onnx_distill.placement_table import WEIGHTED, role_of, weight_axis
+from onnx_distill.placement.table import WEIGHTED, role_of, weight_axis
 
 OPS = ("HardSwish", "HardSigmoid")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx
 
-from onnx_distill.fake_quant import FakeQuantModel
 from onnx_distill.lower.biases import lower_biases
 from onnx_distill.lower.blocked import block_size
 from onnx_distill.lower.borders import lower_borders
@@ -27,6 +26,7 @@ from onnx_distill.lower.single_pixels import lower_single_pixels
 from onnx_distill.lower.small_images import lower_small_images
 from onnx_distill.lower.strided import lower_strided
 from onnx_distill.lower.taps import lower_taps
+from onnx_distill.trainable.fake_quant import FakeQuantModel
 
 
 def lower(training: onnx.ModelProto, student: FakeQuantModel, batch_size: int | None = None) -> onnx.ModelProto:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import onnx
 
-from onnx_distill.fake_quant import DOMAIN
 from onnx_distill.lower.nodes import Constants, Nodes, rewritten
+from onnx_distill.trainable.fake_quant import DOMAIN
 
 
 def lower_biases(training: onnx.ModelProto) -> onnx.ModelProto:

@@ -15,10 +15,10 @@ from onnx import helper
 
 from onnx_distill import qdq
 from onnx_distill.edit import prune
-from onnx_distill.fake_quant import DOMAIN, FakeQuantModel
 from onnx_distill.qdq import Quantizer
+from onnx_distill.trainable.fake_quant import DOMAIN, FakeQuantModel
 
-COLUMNS = "FakeQuantizeAxis1Of2"  # how the operators of matrices with a scale for each column begin, see fake_quant.py
+COLUMNS = "FakeQuantizeAxis1Of2"  # of operators of matrices with a scale a column, the beginning: trainable/fake_quant.py
 
 TURN = "ij->ji"  # not a Transpose: the runtime moves that through quantizers and back to where it began (1.19.2)
 

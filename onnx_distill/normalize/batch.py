@@ -18,13 +18,13 @@ import onnx
 from onnx_distill import runtime
 from onnx_distill.edit import fresh_name
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.logits import label
+from onnx_distill.facts.logits import label
+from onnx_distill.facts.weightless import take_nodes, without_weights
 from onnx_distill.lookup import attribute, data_inputs, shape_of
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.resize import by_scales
 from onnx_distill.normalize.shapes import MEASURING
 from onnx_distill.normalize.trace import Trace, walk
-from onnx_distill.weightless import take_nodes, without_weights
 
 TIMES = 5  # the other batch size, in batches: a factor that shapes seldom have
 CLOSE = 1e-4  # relative; sums are made in another order when the batch is another

@@ -6,7 +6,7 @@ known.
 
 from __future__ import annotations
 
-from onnx_distill.logits import label
+from onnx_distill.facts.logits import label
 from onnx_distill.normalize.graph import Graph
 
 

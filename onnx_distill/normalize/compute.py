@@ -11,9 +11,9 @@ from onnx import numpy_helper
 
 from onnx_distill import runtime
 from onnx_distill.errors import InputError
-from onnx_distill.logits import label
+from onnx_distill.facts.logits import label
+from onnx_distill.facts.weightless import SMALL
 from onnx_distill.lookup import shape_of
-from onnx_distill.weightless import SMALL
 
 
 def size_bytes(node: onnx.NodeProto, inputs: dict[str, np.ndarray], imports) -> int | None:

@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 
 from onnx_distill.errors import InputError
-from onnx_distill.logits import label
+from onnx_distill.facts.logits import label
+from onnx_distill.facts.weightless import SMALL
 from onnx_distill.lookup import QUANTIZED_OPS, array, attribute
 from onnx_distill.normalize import compute
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.trace import UNSETTLED
-from onnx_distill.weightless import SMALL
 
 MOST_BYTES = 2**30  # made by the nodes of one model; VGG-19 in onnx's light form makes 575 MB of weights by ConstantOfShape
 SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)

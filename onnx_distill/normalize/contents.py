@@ -9,9 +9,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from onnx_distill.edit import keep
-from onnx_distill.logits import label
+from onnx_distill.facts.logits import label
+from onnx_distill.facts.weightless import SMALL
 from onnx_distill.lookup import initializers
-from onnx_distill.weightless import SMALL
 
 NUMBERS = (
     TensorProto.FLOAT,

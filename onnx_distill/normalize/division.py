@@ -1,6 +1,6 @@
 """Whole numbers divided by sizes of values that turn out to be 0 are refused: it kills the process (runtime 1.19.2).
 
-By the end sizes are constants (shapes.py); other zeros are refused when a model is loaded (lethal.py). Nothing is rewritten.
+By the end sizes are constants (shapes.py); other zeros are refused when a model is loaded (checks/lethal.py). Nothing is rewritten.
 """
 
 from __future__ import annotations

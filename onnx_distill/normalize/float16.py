@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from onnx_distill import lookup
 from onnx_distill.edit import rename_values
-from onnx_distill.logits import label
+from onnx_distill.facts.logits import label
 from onnx_distill.normalize.graph import Graph
 
 OTHER_FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

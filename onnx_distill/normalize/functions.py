@@ -11,10 +11,10 @@ from onnx import inliner
 
 from onnx_distill.edit import rename_values
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.logits import label
+from onnx_distill.facts.logits import label
+from onnx_distill.facts.weightless import take_nodes, without_weights
 from onnx_distill.lookup import array, attribute
 from onnx_distill.normalize.graph import Graph
-from onnx_distill.weightless import take_nodes, without_weights
 
 
 def rewrite(graph: Graph) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from onnx_distill.edit import fresh_name
-from onnx_distill.logits import value_types
+from onnx_distill.facts.logits import value_types
 from onnx_distill.lookup import opset, shape_of
 from onnx_distill.normalize.contents import Contents
 from onnx_distill.normalize.wiring import Wiring, copy_of

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnx_distill.edit import fresh_name, rename_values
-from onnx_distill.logits import value_types
+from onnx_distill.facts.logits import value_types
 from onnx_distill.lookup import image_input, names, shape_of
 
 TO_NHWC, TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]

@@ -17,7 +17,7 @@ from typing import Optional, Tuple
 import numpy as np
 import onnx
 
-from onnx_distill.logits import label
+from onnx_distill.facts.logits import label
 from onnx_distill.lookup import attribute
 from onnx_distill.normalize.graph import Graph
 from onnx_distill.normalize.scaling import Scaling

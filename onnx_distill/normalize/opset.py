@@ -18,9 +18,9 @@ from onnx import defs, inliner, version_converter
 from onnx_distill import lookup
 from onnx_distill.edit import keep
 from onnx_distill.errors import InputError, first_line
-from onnx_distill.logits import label
+from onnx_distill.facts.logits import label
+from onnx_distill.facts.weightless import take_nodes, without_weights
 from onnx_distill.normalize.graph import Graph
-from onnx_distill.weightless import take_nodes, without_weights
 
 USABLE = 13  # quantizers along an axis
 OLDEST = 17

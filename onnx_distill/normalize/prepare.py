@@ -16,11 +16,11 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
 from onnx_distill import lookup
-from onnx_distill.check import check_tensor
+from onnx_distill.checks.check import check_tensor
 from onnx_distill.edit import keep
 from onnx_distill.errors import InputError
+from onnx_distill.facts.rows import add_rows
 from onnx_distill.normalize.opset import NEWEST, to_opset
-from onnx_distill.rows import add_rows
 
 MARK = "onnx_distill.constant."  # metadata of a model that was given a constant for an input, and the input's name
 OLDEST_IR = 4  # from it on initializers need not be listed as inputs

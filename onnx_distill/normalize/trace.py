@@ -16,13 +16,13 @@ import onnx
 from onnx import numpy_helper
 
 from onnx_distill import runtime
-from onnx_distill.logits import label
+from onnx_distill.facts.logits import label
+from onnx_distill.facts.stand_in import stand_in
+from onnx_distill.facts.weightless import SMALL, without_weights
 from onnx_distill.lookup import attribute, data_inputs, shape_of
 from onnx_distill.normalize import compute
 from onnx_distill.normalize.functions import branch_taken
 from onnx_distill.normalize.graph import Graph
-from onnx_distill.stand_in import stand_in
-from onnx_distill.weightless import SMALL, without_weights
 
 MOST_ELEMENTS = SMALL  # of contents worth knowing: shapes, positions
 ANY = ((5, 224), (7, 320))  # batches, and height and width where they are free: of no interest to any graph

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnx_distill.errors import InputError
-from onnx_distill.logits import label
+from onnx_distill.facts.logits import label
 from onnx_distill.normalize.graph import Graph
 
 OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LayerNormalization", "InstanceNormalization")

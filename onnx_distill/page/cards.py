@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Optional
 
-from onnx_distill.result import Row
+from onnx_distill.run.result import Row
 
 
 def cards(rows: list[Row]) -> str:

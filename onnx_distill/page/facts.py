@@ -11,7 +11,7 @@ from typing import Any, Optional
 import numpy as np
 
 from onnx_distill.compare import Layer
-from onnx_distill.result import Row
+from onnx_distill.run.result import Row
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Sequence
 from onnx_distill.compare import Layer
 from onnx_distill.page.facts import Partings, Report
 from onnx_distill.report import table_cells
-from onnx_distill.result import Row
+from onnx_distill.run.result import Row
 
 NOISIEST = 10  # values that stand above the whole table
 FULL_BAR = 50.0  # dB; what 8 bits give on values that fill their range

@@ -19,9 +19,9 @@ from onnx_distill.data import Images
 from onnx_distill.edit import prune
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import agreement, top_k, with_output
-from onnx_distill.logits import find_logits
+from onnx_distill.facts.logits import find_logits
+from onnx_distill.facts.provenance import provenance
 from onnx_distill.lookup import array, initializers, producers
-from onnx_distill.provenance import provenance
 from onnx_distill.verify.environments import BATCH, Answers, Runtime, answers
 from onnx_distill.verify.saturated import saturable
 from onnx_distill.verify.trace import MOVING, Departure, activations, departures, first_differences

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 
-from onnx_distill import machine
+from onnx_distill.kernels import machine
+from onnx_distill.kernels.saturation import saturating_channels
 from onnx_distill.lookup import producers
-from onnx_distill.saturation import saturating_channels
 
 SATURATING_KINDS = ("onnxruntime", "openvino")  # onnxruntime-web and the reference widen before they add: measured
 KEEP_CHANNELS = ("Relu", "Clip", "Add", "Mul", "MaxPool", "Identity", "Sigmoid", "LeakyRelu")

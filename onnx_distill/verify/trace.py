@@ -15,10 +15,10 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from onnx_distill import numerics, qdq
+from onnx_distill.kernels.wide_sums import rounding, without_wide_sums
 from onnx_distill.lookup import array, attribute, consumers, image_input, initializers, producers
 from onnx_distill.qdq import Quantizer
 from onnx_distill.verify.saturated import saturated_elements
-from onnx_distill.wide_sums import rounding, without_wide_sums
 
 BATCH = 50  # images at a time; the exact values are float64, and im2col makes nine of each
 TIE = 1e-4  # steps: float32 keeps 24 bits, so a sum that passes through a few thousand steps is off by so much
@@ -33,7 +33,7 @@ class Departure:
     operator: what computes it, in the graph that the runtime ran where that is known. count: elements whose integer is not the
     exact one. largest: integers between the two, at most. tie_distance: steps between the exact value of such an element and the
     nearest one that rounds to what was found, at most. widened: steps of that which the rounding of a quantizer of 16 bits in front of a
-    sum may be (wide_sums.py). saturates: all others are of channels whose 8-bit products
+    sum may be (kernels/wide_sums.py). saturates: all others are of channels whose 8-bit products
     the machine may have added in 16 bits (saturated.py).
     """
 

@@ -11,10 +11,11 @@ import onnx
 from equal import outputs, same_outputs
 from onnx import helper, numpy_helper
 
-from onnx_distill import _ort, artifacts, fake_quant, gradients, loss
+from onnx_distill import _ort, artifacts, gradients, loss
 from onnx_distill.config import DistillConfig
 from onnx_distill.normalize import normalize
-from onnx_distill.step import Step
+from onnx_distill.trainable import fake_quant
+from onnx_distill.training.step import Step
 
 BATCH = 3
 CONV = {3: "float[n,4,9]", 4: "float[n,4,8,8]", 5: "float[n,4,4,5,6]"}

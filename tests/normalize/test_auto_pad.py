@@ -24,7 +24,7 @@ def test_auto_pad_of_conv_becomes_pads(mode, kernel, stride, dilation):
 @pytest.mark.parametrize("kernel, stride", [(3, 2), (2, 1), (3, 1), (3, 3)])
 def test_auto_pad_of_pools_becomes_pads(operator, mode, kernel, stride):
     body = f'b = {operator}<auto_pad = "{mode}", kernel_shape = [{kernel}, 2], strides = [{stride}, 2]>(a)'
-    # AveragePool's gradient is in tests/test_gradients_pool.py: the runtime's own kills the process
+    # AveragePool's gradient is in tests/gradients/test_pool.py: the runtime's own kills the process
     becomes(classifier(body, "float[n,4,8,7] x"), "auto_pad", trains=operator == "MaxPool")
 
 

@@ -22,7 +22,7 @@ def test_transposed_convolutions_become_convolutions(image, kernel, stride, pad,
         w2=(4, 6 // group, *[kernel] * axes),
         v=(6,),
     )
-    # groups over three axes are not trained (trainability.py): the runtime's gradient writes where it should not (1.19.2)
+    # groups over three axes are not trained (trainable/trainability.py): the runtime's gradient writes where it should not (1.19.2)
     made = becomes(model, "conv_transpose", trains=(kernel, group) != (4, 2) and (axes, group) != (3, 2))
     assert "ConvTranspose" not in operators(made)
 

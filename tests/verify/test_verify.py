@@ -14,13 +14,14 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper, parser
 
-from onnx_distill import machine, qdq
+from onnx_distill import qdq
 from onnx_distill.cli import main
 from onnx_distill.cut import cut
 from onnx_distill.data import open_images
-from onnx_distill.deployable import deployable
 from onnx_distill.errors import InputError
+from onnx_distill.kernels import machine
 from onnx_distill.lookup import array, initializers
+from onnx_distill.ready.deployable import deployable
 from onnx_distill.verify import agree, environments, find_runtime, render, trace, verify
 
 BODY = """

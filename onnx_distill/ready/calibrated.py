@@ -1,0 +1,106 @@
+"""A float model made ready for its quantizers and calibrated once: from there every choice of bits is a QDQ model away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from onnx_distill import __version__
+from onnx_distill.calibrate import calibrate, choose_range
+from onnx_distill.config import QuantizeConfig
+from onnx_distill.data import Images, batches
+from onnx_distill.errors import InputError
+from onnx_distill.facts.provenance import stamp
+from onnx_distill.integer_form import integer_form
+from onnx_distill.normalize import normalize_in_place
+from onnx_distill.normalize.batch import require_free
+from onnx_distill.normalize.image_form import as_images, with_float_logits
+from onnx_distill.normalize.prepare import pinned_to, prepare
+from onnx_distill.normalize.trace import first_empty
+from onnx_distill.numerics import IntegerRange
+from onnx_distill.placement import Plan, plan, with_node_names
+from onnx_distill.quantization.histogram import Histogram
+from onnx_distill.quantization.layer_bits import bits_summary, layer_bits
+from onnx_distill.quantize import quantize, with_quantizable_opset
+
+BATCH = 64  # images
+MOST_BITS = 8  # with which no target has fewer quantizers than with less
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """model: float, ends in its logits, its nodes named and in the form that integers run in. histograms: of each activation
+    that a quantizer may stand at, whatever the bits."""
+
+    model: onnx.ModelProto
+    histograms: dict[str, Histogram]
+    images: int
+
+
+def calibrated(model: onnx.ModelProto, images: Images, config: QuantizeConfig, threads: int = 0) -> Calibrated:
+    """The float model normalized and calibrated on all of the images; of the configuration all but the bits counts.
+
+    Height and width that the model leaves free are pinned to the images' own.
+    """
+    prepared = with_quantizable_opset(with_node_names(ready(model, image_shape(images))))
+    prepared = integer_form(prepared, config.exclude, bool(config.symmetric))
+    values = [site.value for site in plan(prepared, replace(config, activation_bits=MOST_BITS)).activations]
+    found = calibrate(prepared, values, lambda: (batch.images for batch in batches(images, BATCH)), threads or None)
+    return Calibrated(prepared, found, len(images))
+
+
+def drawn(images: Images, count: int, seed: int) -> Images:
+    """`count` of the images, or all where there are fewer, at random."""
+    return images.subset(np.random.default_rng(seed).permutation(len(images))[:count])
+
+
+def image_shape(images: Images) -> tuple[int, ...]:
+    """[channels, height, width] of the images as they are handed out."""
+    return tuple(images.read(np.arange(1)).shape[1:])
+
+
+def ready(model: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:
+    """The float model, ending in its logits, normalized for float32 images [channels, height, width] in batches of any size.
+
+    Raises InputError where the batch is fixed and cannot be freed, or where images of that shape are too small.
+    """
+    made = pinned_to(with_float_logits(as_images(prepare(model))), shape)
+    empty = first_empty(made)
+    if empty is not None:
+        raise InputError(
+            f"of images {'x'.join(map(str, shape))} nothing is left at {empty}; wanted larger ones. See --input-shape."
+        )
+    made, _ = normalize_in_place(made)
+    require_free(made)
+    return made
+
+
+def quantized(source: Calibrated, config: QuantizeConfig) -> onnx.ModelProto:
+    """The QDQ model, with how it was quantized in its metadata."""
+    sites = plan(source.model, config)
+    made = quantize(source.model, sites, activation_ranges(source, sites, config), config)
+    facts = {"target": config.target, "weight_bits": config.weight_bits, "activation_bits": config.activation_bits}
+    facts["bits"] = bits_summary(layer_bits(made)) if config.bits else None
+    methods = sorted({_method(config, site.integers) for site in sites.activations})
+    return stamp(made, tool=__version__, calibration="+".join(methods), **facts)
+
+
+def activation_ranges(source: Calibrated, sites: Plan, config: QuantizeConfig) -> dict[str, tuple[float, float]]:
+    """Value -> real low and high, as the configuration's method chooses them for the bits of each site."""
+    choose = lambda site: choose_range(  # noqa: E731
+        source.histograms[site.value],
+        _method(config, site.integers),
+        site.integers,
+        bool(config.symmetric),
+        config.percentile,
+    )
+    return {site.value: choose(site) for site in sites.activations}
+
+
+def _method(config: QuantizeConfig, integers: IntegerRange) -> str:
+    """minmax wastes little of 8 bits and clips nothing; below, some clipping buys resolution."""
+    if config.calibration_method != "auto":
+        return config.calibration_method
+    return "minmax" if integers.qmax - integers.qmin >= 127 else "mse"

@@ -1,0 +1,43 @@
+"""result.json: what each model of a run was found to be worth, written and read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx_distill.evaluate import Evaluation
+from onnx_distill.files.replacing import replacing
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the result: a name and what was measured."""
+
+    name: str
+    measured: Evaluation
+
+
+def write_result(folder: Path, rows: list[Row], configs: dict[str, Any]) -> None:
+    """configs: the choices that the models were made with."""
+    summary = {"config": configs, "rows": [{"name": row.name, **asdict(row.measured)} for row in rows]}
+    with replacing(folder / RESULT) as temporary:
+        temporary.write_text(json.dumps(summary, indent=1))
+
+
+def read_rows(folder: Path) -> list[Row] | None:
+    """The rows that were written to the folder; None where there are none, or they are damaged."""
+    try:
+        found = json.loads((folder / RESULT).read_text(encoding="utf-8"))["rows"]
+        return [Row(row.pop("name"), Evaluation(**{**row, "latency_seconds": _by_size(row)})) for row in found]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _by_size(row: dict[str, Any]) -> dict[int, float] | None:
+    """Batch size -> seconds; the names of JSON are text."""
+    latency = row["latency_seconds"]
+    return None if latency is None else {int(size): seconds for size, seconds in latency.items()}

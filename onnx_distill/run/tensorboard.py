@@ -1,0 +1,58 @@
+"""A run as TensorBoard shows it: loss, learning rate and held-out score by step, in event files that any viewer of them reads.
+
+Written by tensorboardX, an extra: the format is protobuf in checksummed records, and 90 kB of pure Python has it already.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from onnx_distill.errors import InputError
+from onnx_distill.training.trained import Checkpoint, Progress
+
+FOLDER, PATTERN = "tensorboard", "events.out.tfevents.*"
+LOSS, RATE, SCORE = "train/loss", "train/learning_rate", "held_out/score"
+
+
+class Board:
+    """Event files in `folder`; what an earlier run left there goes, unless that run is continued."""
+
+    def __init__(self, folder: Path, resumed: int = -1):
+        """resumed: the step that the run is continued from; -1: from none. Raises InputError without tensorboardX."""
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise InputError("--tensorboard needs tensorboardX; run: pip install 'onnx-distill[tensorboard]'") from None
+        self._make, self._folder, self._resumed = SummaryWriter, folder, resumed
+        self._writer: Any = None
+
+    def step(self, progress: Progress) -> None:
+        self._write(progress.step, {LOSS: progress.loss, RATE: progress.learning_rate})
+
+    def evaluation(self, checkpoint: Checkpoint, step: int) -> None:
+        """step: after which it was."""
+        self._write(step, {SCORE: checkpoint.score})
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        try:
+            if self._writer is None:
+                self._writer = self._begun()
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {self._folder}: {error.strerror or error}. Free space and --resume."
+            ) from None
+
+    def _begun(self):
+        if self._resumed < 0:
+            for path in self._folder.glob(PATTERN):
+                path.unlink()
+            return self._make(str(self._folder))
+        return self._make(str(self._folder), purge_step=self._resumed + 1)

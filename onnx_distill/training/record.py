@@ -1,0 +1,90 @@
+"""What a run remembers between steps, in and out of a checkpoint, and the recipe by which one knows its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import onnx
+
+from onnx_distill.config import DistillConfig, TrainConfig
+from onnx_distill.data import Images
+from onnx_distill.errors import InputError
+from onnx_distill.training.average import Average
+from onnx_distill.training.optimizer import Optimizer
+from onnx_distill.training.state import State
+from onnx_distill.training.trained import Checkpoint
+
+
+@dataclass
+class Record:
+    """What a run remembers between steps, besides parameters and optimiser; all of it is in a checkpoint."""
+
+    best: dict[str, np.ndarray]
+    best_score: float
+    best_epoch: float
+    scores: list[tuple[float, float]]
+    done: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+    misses: int = 0
+    recipe: str = ""  # of the student, the images and every choice that a result depends on
+    rate: float = 1.0  # share of the learning rate that is left after rewinds
+    rewinds: int = 0
+
+
+def note(record: Record, checkpoint: Checkpoint, values: dict[str, np.ndarray]) -> None:
+    """An evaluation goes into the record, and its parameters where it is the best so far."""
+    record.scores.append((checkpoint.epoch, checkpoint.score))
+    record.misses += 1
+    if checkpoint.score > record.best_score:
+        record.best, record.best_score, record.best_epoch = copied(values), checkpoint.score, checkpoint.epoch
+        record.misses = 0
+
+
+def copied(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.array(array) for name, array in arrays.items()}
+
+
+def state_of(record: Record, optimizer: Optimizer, average: Average) -> State:
+    """All that `restored` needs, in arrays of its own."""
+    facts = {field.name: getattr(record, field.name) for field in fields(record) if field.name not in ("best", "done")}
+    groups = {"optimizer": optimizer.state(), "average": average.state(), "best": record.best}
+    arrays = {f"{group}/{name}": np.array(a) for group, members in groups.items() for name, a in members.items()}
+    return State(record.done, arrays, facts)
+
+
+def restored(state: State, optimizer: Optimizer, average: Average) -> Record:
+    """The record of a state, whose arrays are put back where they were. Raises InputError for a state of another run."""
+    groups: dict[str, dict[str, np.ndarray]] = {"optimizer": {}, "average": {}, "best": {}}
+    for name, array in state.arrays.items():
+        group, _, member = name.partition("/")
+        groups[group][member] = array
+    try:
+        optimizer.restore(groups["optimizer"])
+        average.restore(groups["average"])
+    except ValueError as error:
+        raise InputError(f"the checkpoint is of another student or recipe ({error}); choose another folder.") from None
+    scores = [tuple(pair) for pair in state.facts["scores"]]
+    return Record(best=copied(groups["best"]), done=state.step, **{**state.facts, "scores": scores})
+
+
+def recipe_of(models: Sequence[onnx.ModelProto], images: Images, distill: DistillConfig, config: TrainConfig) -> str:
+    """A fingerprint of what a result depends on, limits of time and patience aside."""
+    unlimited = replace(config, max_minutes=0.0, patience=0, save_every=0, preflight=True, profile="")
+    choices = repr((len(images), distill, unlimited))
+    digest = hashlib.sha256(choices.encode())
+    for model in models:
+        digest.update(model.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def check_recipe(state: State, recipe: str) -> None:
+    """Raises InputError for a state of another recipe."""
+    if state.facts.get("recipe") != recipe:
+        raise InputError(
+            f"the checkpoint at step {state.step} is of another student or recipe; wanted the same command as before. "
+            "Repeat it, or choose another folder."
+        )
