@@ -28,7 +28,8 @@ from onnx_distill.verify.agree import logits_value, simulate
 from onnx_distill.verify.environments import answers
 
 MOST_LOST = 0.2  # points of top-1, against the student for onnxruntime with VNNI
-STOCK = ("onnxruntime", "onnxruntime==1.17.3", "openvino")
+OLD = "onnxruntime==1.17.3"  # it reads no opset 21, which quantizers of 16 bits want (students for OpenVINO)
+STOCK = ("onnxruntime", OLD, "openvino")
 FULL_RANGE = "ort-x86"
 
 
@@ -52,13 +53,14 @@ def saturation(images: Images, exported: dict[str, onnx.ModelProto], threads: in
     passed, best = True, {}
     for name, shipped in exported.items():
         found = saturating(shipped)
-        scores = [top1(shipped, images, runtime, threads) for runtime in (None, *STOCK)]
-        best[name] = scores[0]
+        runtimes = [one for one in (None, *STOCK) if one != OLD or not qdq.wide_pairs(shipped)]
+        scores = {one: top1(shipped, images, one, threads) for one in runtimes}
+        best[name] = scores[None]
         largest = max((one.largest for one in found), default=0)
-        cells = [f"{score:.2f}" for score in scores]
+        cells = [f"{scores[one]:.2f}" if one in scores else "-" for one in (None, *STOCK)]
         print(f"| {name} | {len(found)} | {largest or 'at most 32,640'} | {' | '.join(cells)} |", flush=True)
         if name in EXACT_ON:
-            passed &= not found and best[FULL_RANGE] - scores[0] <= MOST_LOST
+            passed &= not found and best[FULL_RANGE] - scores[None] <= MOST_LOST
     return passed
 
 
