@@ -16,9 +16,9 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
-import click
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -167,7 +167,7 @@ def _peers(args) -> dict[str, Peer]:
 def _heading(args) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip() or "?"
     versions = f"onnx-distill {onnx_distill.__version__} at {commit}, onnxruntime-training {ort.__version__}, onnx {onnx.__version__}, "
-    versions += f"numpy {np.__version__}, click {click.__version__ if hasattr(click, '__version__') else ''}, Python {platform.python_version()}"
+    versions += f"numpy {np.__version__}, click {metadata.version('click')}, Python {platform.python_version()}"
     return (
         "# Results on the models/ teacher\n\n"
         "Fashion-MNIST, all 10,000 test images. Calibration (512 images), training and the choice of the best student use training\n"
