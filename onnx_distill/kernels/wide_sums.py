@@ -6,7 +6,7 @@
 OpenVINO's CPU plugin fuses a sum with a convolution only where a quantizer stands between them (snippets_mark_skipped.cpp), and with
 that quantizer it then clips and does not round (conv.cpp, 2026.4). So it runs the sum of floats that the student was trained with, in
 the very primitives that it takes for two quantized operands. With 8 bits the file would mean something else to everyone who does
-round; 16 move a sum by 1/256 of a step at most. Quantizers of 16 bits are taken out before (qdq_stripping.cpp), unless
+round; 16 move a sum by (1 + the operand's step / the sum's) / 514 of a step at most. Quantizers of 16 bits are taken out before (qdq_stripping.cpp), unless
 both sides have ranges of their own: hence the half, which powers of two make exact, and a scale twice as large behind.
 
 Nothing is cut off that matters: the quantizer behind the sum takes lowest to highest, what is added lies between least and most, and a
