@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 import numpy as np
+import onnx
 
 from onnx_distill import model as models
 from onnx_distill.cli.general_options import (
@@ -27,6 +28,7 @@ from onnx_distill.compare import compare as compare_models
 from onnx_distill.compare import render_layers as render_compared
 from onnx_distill.data import batches
 from onnx_distill.errors import InputError
+from onnx_distill.facts.provenance import provenance
 from onnx_distill.inspect import inspect as inspect_model
 from onnx_distill.inspect import render
 from onnx_distill.kernels.execution import execution as look_at_execution
@@ -143,10 +145,9 @@ def _as_json(layers: list[Layer]) -> str:
 @data_options
 @click.option(
     "--runtimes",
-    default="wheel,onnxruntime",
-    show_default=True,
     help="With commas: wheel (this Python's), onnxruntime, openvino (the newest; onnxruntime==1.17.3: that one), "
-    "onnxruntime-web (under Node), reference (the onnx package's evaluator), onnxruntime=PYTHON.",
+    "onnxruntime-web (under Node), reference (the onnx package's evaluator), onnxruntime=PYTHON.  [default: wheel,onnxruntime; "
+    "openvino for a file made for it]",
 )
 @click.option(
     "--simulation",
@@ -179,7 +180,8 @@ def verify(
     """
     original = load(teacher, input_shape, constants) if teacher else None
     shipped = like(original, models.load(student)) if original else load(student, input_shape, constants)
-    found = [find_runtime(name.strip(), tell) for name in runtimes.split(",") if name.strip()]
+    named = _own_runtimes(shipped) if runtimes is None else runtimes
+    found = [find_runtime(name.strip(), tell) for name in named.split(",") if name.strip()]
     if not found:
         raise InputError("--runtimes names none; wanted at least one, such as wheel.")
     images = open_data(shipped, options)
@@ -190,6 +192,12 @@ def verify(
     click.echo(json.dumps(as_data(verified), indent=1) if as_json else render_verification(verified))
     if not verified.passed:
         ctx.exit(1)
+
+
+def _own_runtimes(shipped: onnx.ModelProto) -> str:
+    """Those that a file is made for, as it says itself."""
+    made_for_openvino = provenance(shipped).get("target", "").startswith("openvino")
+    return "openvino" if made_for_openvino else "wheel,onnxruntime"
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ def pair():
     def pair(bits: int, target: str = "ort-x86-novnni") -> tuple[onnx.ModelProto, onnx.ModelProto]:
         teacher = graphs.net(BODY, "float[N, 5] p", head=HEAD)
         student = graphs.student_of(cut(teacher), weight_bits=bits, activation_bits=bits, target=target)
-        return student, deployable(student, teacher)
+        return student, deployable(student, teacher, target)
 
     return pair
 
@@ -99,6 +99,19 @@ def test_an_exported_student_answers_as_its_simulation_under_each_runtime(pair, 
     assert len(found.pairs) == 3 and {p.agreement for p in found.pairs} == {1.0} and found.passed
     assert found.runners[1].float_nodes == 0
     assert all(one.explained for runner in found.runners for one in runner.departures)
+
+
+@pytest.mark.parametrize(
+    "target, runtimes",
+    [("openvino-novnni", ["simulation", "openvino"]), ("ort-x86-novnni", ["simulation", "wheel", "onnxruntime"])],
+)
+def test_a_file_is_asked_under_the_runtimes_that_it_is_made_for_unless_told_otherwise(
+    target, runtimes, pair, images, tmp_path
+):
+    onnx.save(pair(8, target)[1], str(tmp_path / "student.onnx"))
+    words = ["verify", str(tmp_path / "student.onnx"), "--data", str(images[1]), "--json"]
+    found = json.loads(CliRunner().invoke(main, words, catch_exceptions=False).stdout)
+    assert [runner["name"] for runner in found["runners"]] == runtimes and found["passed"]
 
 
 @pytest.mark.parametrize("bits", [8, 4])
