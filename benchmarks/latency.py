@@ -3,8 +3,8 @@
     make latency            (20 minutes on 2 cores, of which 12 are timed)
 
 The weights of MobileNetV2 and ResNet-50 are random, calibrated on random images: only time is measured. In a process of the runtime the models
-take turns, in sessions as users open them. How memory happens to lie moves a model's time by up to a fifth for as long as its process lives: so each row
-has six processes, one for each order of the three, and a ratio is the median of theirs. Ours are for this machine: `--target auto`, and OpenVINO's row of the same kind. Prints the table
+take turns, in sessions as users open them. The ratios of one process differ from another's by up to a fifth, likely by how memory happens to lie in each: so
+each row has six processes, one for each order of the three, and a ratio is the median of theirs. Ours are for this machine: `--target auto`, and OpenVINO's row of the same kind. Prints the table
 of docs/performance.md. With --models the files are kept, and --make-only ends before anything is timed.
 """
 

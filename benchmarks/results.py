@@ -279,7 +279,7 @@ def _latency(args, peers) -> str:
     lines = [
         "## Latency",
         "",
-        f"Milliseconds a batch, median (quartiles), interleaved in one run, onnxruntime {ort.__version__}.",
+        f"Milliseconds a batch, median (quartiles), interleaved in one process (performance.md has six for each network), onnxruntime {ort.__version__}.",
         "",
     ]
     lines += ["| Model | batch 1 | x float | batch 64 | x float | heavy nodes left in float |", "|---|---|---|---|---|---|"]

@@ -178,7 +178,7 @@ def export_model(
     """The student in integers with the teacher's own tail behind it: a drop-in replacement, same inputs, outputs and names.
 
     target: a runtime of docs/targets.md; None: the one it was quantized for. weight_storage: int4 keeps weights of 4 bits and
-    fewer two to a byte (opset 21). Raises InputError for a model without quantizers, or one that the target does not run.
+    fewer two to a byte. That, and sums for OpenVINO, want opset 21. Raises InputError for a model without quantizers, or one that the target does not run.
     """
     return deployable(student, teacher, target, weight_storage)
 

@@ -29,7 +29,7 @@ INT4 = numerics.weight_range(4)
 def export(student: onnx.ModelProto, target: Target = TARGETS[DEFAULT], weight_storage: str = "int8") -> onnx.ModelProto:
     """The QDQ student with integer weights and biases, as the target wants them; computes what the student computes.
 
-    weight_storage: int4 keeps weights of 4 bits and fewer two to a byte, which wants opset 21 (onnxruntime 1.20 or newer).
+    weight_storage: int4 keeps weights of 4 bits and fewer two to a byte, which wants opset 21 (onnxruntime 1.20 or newer), as sums for OpenVINO do.
     Raises InputError where the student was quantized for something that the target cannot run.
     """
     made = onnx.ModelProto()

@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from onnx_distill.errors import InputError
-from onnx_distill.lookup import array, attribute, initializers, producers
+from onnx_distill.lookup import array, attribute, consumers, initializers, producers
 from onnx_distill.numerics import IntegerRange
 
 CONTAINERS: dict[int, str] = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT8: "int8"}
@@ -84,22 +84,45 @@ def find(model: onnx.ModelProto) -> list[Quantizer]:
     One channel is read as per tensor, which it is. Raises InputError for integers other than 8-bit ones.
     """
     constants, made_by = initializers(model), producers(model)
-    found = (_read(node, constants, made_by) for node in model.graph.node if node.op_type == "DequantizeLinear")
+    wide = {dequantize.output[0] for _, dequantize in wide_pairs(model)}
+    ends = (node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.output[0] not in wide)
+    found = (_read(node, constants, made_by) for node in ends)
     return [quantizer for quantizer in found if quantizer]
 
 
 def wide_pairs(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
-    """QuantizeLinear and DequantizeLinear of 16 bits whose scales differ, as kernels/wide_sums.py writes them: they keep floats floats."""
-    constants, made_by = initializers(model), producers(model)
-    pairs = ((made_by.get(node.input[0]), node) for node in model.graph.node if node.op_type == "DequantizeLinear")
-    return [(made, node) for made, node in pairs if made is not None and _is_wide(made, node, constants)]
+    """QuantizeLinear and DequantizeLinear of 16 bits that keep floats floats: between a convolution in integers and a sum, the second
+    scale twice the first, as kernels/wide_sums.py writes them."""
+    if not any(tensor.data_type == onnx.TensorProto.UINT16 for tensor in model.graph.initializer):
+        return []
+    constants, made_by, readers = initializers(model), producers(model), consumers(model)
+    pairs = [(made_by.get(node.input[0]), node) for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    return [(q, dq) for q, dq in pairs if q is not None and _is_wide(q, dq, made_by, readers, constants)]
 
 
-def _is_wide(quantize: onnx.NodeProto, dequantize: onnx.NodeProto, constants: dict) -> bool:
-    if quantize.op_type != "QuantizeLinear" or len(quantize.input) < 3 or quantize.input[1] == dequantize.input[1]:
+def _is_wide(quantize: onnx.NodeProto, dequantize: onnx.NodeProto, made_by: dict, readers: dict, constants: dict) -> bool:
+    scales, points = ([node.input[i] for node in (quantize, dequantize) if len(node.input) > 2] for i in (1, 2))
+    if quantize.op_type != "QuantizeLinear" or len(points) != 2 or not constants.keys() >= {*scales, *points}:
         return False
-    zero_point = constants.get(quantize.input[2])
-    return zero_point is not None and zero_point.data_type == onnx.TensorProto.UINT16
+    half, whole = (array(constants[name]) for name in scales)
+    of_16_bits = points[0] == points[1] and constants[points[0]].data_type == onnx.TensorProto.UINT16
+    conv, summed = made_by.get(quantize.input[0]), readers.get(dequantize.output[0], [])
+    return (
+        of_16_bits
+        and half.size == whole.size == 1
+        and bool(whole == 2 * half)
+        and conv is not None
+        and is_integer_conv(conv, made_by, readers, constants)
+        and [node.op_type for node in summed] == ["Add"]
+    )
+
+
+def is_integer_conv(node: onnx.NodeProto, made_by: dict, readers: dict, constants: dict) -> bool:
+    """Whether it is a Conv whose operands are all dequantized, weights and bias for it alone."""
+    sides = [made_by.get(name) for name in node.input]
+    quantized = all(side is not None and side.op_type == "DequantizeLinear" for side in sides)
+    own = (len(readers[name]) == 1 and constants.keys() >= {*made_by[name].input[:2]} for name in node.input[1:])
+    return node.op_type == "Conv" and quantized and all(own)
 
 
 def _read(dequantize: onnx.NodeProto, constants: dict, made_by: dict) -> Quantizer | None:
@@ -124,7 +147,7 @@ def _read(dequantize: onnx.NodeProto, constants: dict, made_by: dict) -> Quantiz
     if node is not None and node.op_type == "Clip":
         limits = [int(array(constants[name])) for name in node.input[1:3]]
         node = made_by.get(node.input[0])
-    if node is None or node.op_type != "QuantizeLinear" or _is_wide(node, dequantize, constants):
+    if node is None or node.op_type != "QuantizeLinear":
         return None
     kind = _kind(constants.get(node.input[2]), node.input[0]) if len(node.input) > 2 else "uint8"
     axis = _from_front(axis, constants.get(node.input[0]))

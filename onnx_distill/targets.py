@@ -23,9 +23,10 @@ class Target:
     symmetric: activations are int8 with zero point 0; else uint8 with a free one. weight_limit: largest |integer| of an 8-bit
     weight. clips: a Clip may stand between QuantizeLinear and DequantizeLinear, so that a range may be narrower than its type;
     else activations have 8 bits and a Relu stays in front. float_sums: a sum reads one of its layers' results as floats, not
-    quantized. wide_sums: which go through a quantizer of 16 bits where they are a convolution's (kernels/wide_sums.py), and a quantizer of
-    8 bits that the student has there all the same gets a guard (kernels/sum_guards.py). bias: int32, or float. weights: type of the stored integers, int8 or uint8 (zero point 128). per_channel: weights
-    have a scale for each output channel unless the user says otherwise. sources: field -> where it is known from.
+    quantized. wide_sums: which go through a quantizer of 16 bits where they are a convolution's (kernels/wide_sums.py), and
+    a quantizer of 8 bits that the student has there all the same gets a guard (kernels/sum_guards.py). bias: int32, or
+    float. weights: type of the stored integers, int8 or uint8 (zero point 128). per_channel: weights have a scale for each
+    output channel unless the user says otherwise. sources: field -> where it is known from.
     """
 
     name: str

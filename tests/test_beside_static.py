@@ -4,9 +4,6 @@ as fast by construction, on any machine."""
 from __future__ import annotations
 
 import collections
-import os
-import re
-import subprocess
 
 import numpy as np
 import onnx
@@ -14,21 +11,12 @@ import onnxruntime as ort
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from openvino_primitives import primitives
 
 from onnx_distill import pipeline
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.data import ArrayImages
 from onnx_distill.ready import deployable
-from onnx_distill.verify import find_runtime
-
-COMPILED = """
-import sys
-import openvino
-core = openvino.Core()
-model = core.read_model(sys.argv[1])
-model.reshape([1, *(size.get_length() for size in list(model.inputs[0].partial_shape)[1:])])
-core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-"""
 
 
 class Reader(CalibrationDataReader):
@@ -45,17 +33,6 @@ def kernels(path, tmp_path) -> collections.Counter:
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
     ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return collections.Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
-
-
-def primitives(path) -> collections.Counter:
-    """What OpenVINO has oneDNN make for a file: implementation, types, sizes and the kinds of post-operations, without their constants."""
-    done = subprocess.run(
-        [find_runtime("openvino").command[0], "-c", COMPILED, str(path)],
-        check=True, capture_output=True, text=True, env={**os.environ, "ONEDNN_VERBOSE": "2"},
-    )  # fmt: skip
-    made = [line.split(",", 4)[4].rsplit(",", 1)[0] for line in done.stdout.splitlines() if ",create:" in line]
-    without_constants = [re.sub(r"(eltwise_\w+)(:-?[0-9.e+-]+)+(?=[+ ,])", r"\1", line) for line in made]
-    return collections.Counter(line for line in without_constants if not line.startswith("cpu,reorder"))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from faulty import Faulty
 
 from onnx_distill import artifacts, runtime
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
@@ -183,20 +184,6 @@ def test_gradients_of_the_float_network_agree_with_central_differences(name):
     signs = [np.ones(len(made.parameters.all)), *rng.choice([-1.0, 1.0], (2, len(made.parameters.all)))]
     # kinks and curvature within a step of 1e-4 of each parameter, and float32 rounding of the loss
     assert max(slope_error(step, (images, teacher, None), sign) for sign in signs) < 0.005
-
-
-class Faulty:
-    """A step whose gradient of one parameter is wrong by a factor."""
-
-    def __init__(self, step: Step, name: str, factor: float):
-        self.step, self.parameters, self.name, self.factor = step, step.parameters, name, factor
-
-    def run(self, *given):
-        return self.step.run(*given)
-
-    @property
-    def gradients(self):
-        return {**self.step.gradients, self.name: self.step.gradients[self.name] * np.float32(self.factor)}
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2-12-preserve", "vit-18-dynamo"])

@@ -6,8 +6,9 @@
 OpenVINO's CPU plugin fuses a sum with a convolution only where a quantizer stands between them (snippets_mark_skipped.cpp), and with
 that quantizer it then clips and does not round (conv.cpp, 2026.4). So it runs the sum of floats that the student was trained with, in
 the very primitives that it takes for two quantized operands. With 8 bits the file would mean something else to everyone who does
-round; 16 move a sum by (1 + the operand's step / the sum's) / 514 of a step at most. Quantizers of 16 bits are taken out before (qdq_stripping.cpp), unless
-both sides have ranges of their own: hence the half, which powers of two make exact, and a scale twice as large behind.
+round; 16 move a sum by (1 + the operand's step / the sum's) / 514 of a step at most. Quantizers of 16 bits are taken out before
+(qdq_stripping.cpp), unless their two sides have ranges of their own: hence the half, which loses nothing, and a scale twice as large
+behind.
 
 Nothing is cut off that matters: the quantizer behind the sum takes lowest to highest, what is added lies between least and most, and a
 convolution's result beyond lowest - most and highest - least ends at the same integers as these.
@@ -102,9 +103,10 @@ def _sums(model: onnx.ModelProto) -> Iterator[Sum]:
         behind, _ = _behind(add, readers, by_source)
         for name, beside in zip(list(add.input), list(add.input)[::-1]):
             conv, other = made_by.get(name), by_result.get(beside)
-            alone = conv is not None and len(readers[name]) == 1 and _is_integer(conv, made_by, readers, constants)
-            if conv is not None and alone and _is_full(other, constants) and _is_full(behind, constants):
-                assert other is not None and behind is not None
+            if conv is None or other is None or behind is None or len(readers[name]) != 1:
+                continue
+            full = _is_full(other, constants) and _is_full(behind, constants)
+            if full and qdq.is_integer_conv(conv, made_by, readers, constants):
                 yield conv, add, other, behind
 
 
@@ -118,17 +120,9 @@ def _behind(add: onnx.NodeProto, readers: dict, by_source: dict) -> tuple[Quanti
     return by_source.get(nodes[0].input[0]), nodes[0]
 
 
-def _is_integer(conv: onnx.NodeProto, made_by: dict, readers: dict, constants: dict) -> bool:
-    """Whether it is a Conv whose operands are all dequantized, weights and bias for it alone."""
-    sides = [made_by.get(name) for name in conv.input]
-    quantized = all(node is not None and node.op_type == "DequantizeLinear" for node in sides)
-    own = (len(readers[name]) == 1 and made_by[name].input[0] in constants for name in conv.input[1:])
-    return conv.op_type == "Conv" and quantized and all(own)
-
-
-def _is_full(q: Quantizer | None, constants: dict) -> bool:
+def _is_full(q: Quantizer, constants: dict) -> bool:
     """Whether it is one of 8 bits for a whole tensor: with fewer a Clip stands in it, and OpenVINO fuses no sum."""
-    return q is not None and q.integers.fills_container and array(constants[q.scale]).size == 1
+    return q.integers.fills_container and array(constants[q.scale]).size == 1
 
 
 def _range(q: Quantizer, constants: dict) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from residual import CLASSES, operands, residual, run_in, steps_off
 from onnx_distill import qdq, runtime
 from onnx_distill.cut import cut
 from onnx_distill.data import ArrayImages, Preprocess
+from onnx_distill.errors import InputError
 from onnx_distill.evaluate import with_output
 from onnx_distill.export import export
 from onnx_distill.kernels.wide_sums import rounding, without_wide_sums
@@ -21,7 +22,6 @@ from onnx_distill.ready.adopt import adopt
 from onnx_distill.ready.deployable import deployable
 from onnx_distill.targets import target_of
 from onnx_distill.verify import find_runtime, verify
-from onnx_distill.verify.agree import ending_at
 from onnx_distill.verify.trace import TIED, WIDE
 
 TARGET = target_of("openvino-novnni")
@@ -121,12 +121,17 @@ def test_verify_traces_every_difference_to_a_tie_or_to_the_16_bits():
     assert kinds["openvino"] <= {TIED} and WIDE in kinds["onnxruntime"]
 
 
-def test_a_model_that_ends_at_a_value_gives_that_alone(student):
-    ended, images = ending_at(student, "r0/quantized"), graphs.random_images(student, 4)
-    assert [output.name for output in ended.graph.output] == ["r0/quantized"]
-    assert len(ended.graph.node) < len(student.graph.node)
-    whole = with_output(student, "r0/quantized")
-    assert np.array_equal(graphs.simulated(ended, images)[0], graphs.simulated(whole, images)[-1])
+@pytest.mark.parametrize("ratio", [1, 2], ids=["the same scale under two names", "twice the scale"])
+@pytest.mark.parametrize("taken_by", ["Relu", "Add"])
+def test_other_tools_quantizers_of_16_bits_are_refused_not_passed_over(ratio, taken_by):
+    body = (
+        "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s2, z) y = " + {"Relu": "Relu(d)", "Add": "Add(d, x)"}[taken_by]
+    )
+    scale, point = np.float32(0.1), np.uint16(32768)
+    model = graphs.net(body, opset=21, ir=10, s=scale, s2=ratio * scale, z=point)
+    with pytest.raises(InputError, match="uint16; wanted constant uint8 or int8"):
+        qdq.find(model)
+    assert without_wide_sums(model) is model
 
 
 def test_an_exported_file_is_adopted_without_its_16_bits(teacher, student):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from faulty import Faulty
 from onnx import numpy_helper
 from tiny import batch
 
@@ -162,20 +163,6 @@ def smooth_float(tiny_float):
 def test_float_gradients_equal_central_differences(kl, smooth_float, make_step):
     step, rng = make_step(smooth_float, DistillConfig(4, 0.9, kl)), np.random.default_rng(0)
     assert max(directional_error(step, batch(), rng) for _ in range(5)) < DIFFERENCE_ERROR
-
-
-class Faulty:
-    """A step whose gradient of one parameter is wrong by a factor."""
-
-    def __init__(self, step, name: str, factor: float):
-        self.step, self.parameters, self.name, self.factor = step, step.parameters, name, factor
-
-    def run(self, *given):
-        return self.step.run(*given)
-
-    @property
-    def gradients(self):
-        return {**self.step.gradients, self.name: self.step.gradients[self.name] * np.float32(self.factor)}
 
 
 @pytest.mark.parametrize("name", ["w1", "b1", "w2", "b2", "w3", "b3"])

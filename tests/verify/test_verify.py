@@ -114,6 +114,14 @@ def test_a_file_is_asked_under_the_runtimes_that_it_is_made_for_unless_told_othe
     assert [runner["name"] for runner in found["runners"]] == runtimes and found["passed"]
 
 
+def test_a_model_that_ends_at_a_value_gives_that_alone(pair, images):
+    exported, pixels = pair(8)[1], images[0].read(np.arange(4))
+    ended, whole = agree.ending_at(exported, "r/quantized"), agree.with_output(exported, "r/quantized")
+    assert [output.name for output in ended.graph.output] == ["r/quantized"]
+    assert len(ended.graph.node) < len(exported.graph.node)
+    assert np.array_equal(*(agree.simulate(model, pixels)["r/quantized"] for model in (ended, whole)))
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_the_exported_nodes_as_they_stand_are_the_simulation(pair, images, bits):
     student, exported = pair(bits)
