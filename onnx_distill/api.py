@@ -35,8 +35,6 @@ from onnx_distill.run.folder import RunFolder, made_folder
 from onnx_distill.run.watch import Watch
 from onnx_distill.training.trained import Checkpoint, Progress, Trained
 
-LARGEST_VALIDATION = 5000  # images held out of the training, unless told otherwise: a tenth, and no more than these
-
 
 def load_model(
     path: Union[str, os.PathLike],
@@ -146,30 +144,27 @@ def train_model(
 
     student: a QDQ model, of quantize_model or of another tool. teacher: the original, whole or cut. also_teachers: further
     classifiers of the same images and classes, whole or cut; all answer together.
-    validation: images held out to choose the best student by top-1, without labels by agreement with the teachers; None: a
-    tenth, 5,000 at most.
+    validation: images held out to choose the best student, by its mean KL to the teachers; None: a tenth, but at least 128 or a
+    quarter, and 5,000 at most.
     folder: checkpoints go there, and resume continues a run that was interrupted there, to the same bytes.
     on_step is called after each step, on_evaluation after each evaluation (scores are shares, 0 to 1).
+    Where the student is the teacher's equal already (training.train "auto"), or training does not make it better by more than
+    chance, best.student is the student as it was given, and the result's `kept` says why.
     The result's best.student is a QDQ model for export_model; its scores are (epoch, score) pairs, the first before training.
     Raises InputError where student, teacher, images and labels do not fit together; a loss that is no longer finite ends the
     training, and the result's `stopped` says so.
     """
     images = images_from(images)
-    count = _held_out(len(images)) if validation is None else validation
     watch = Watch(step=on_step, evaluation=on_evaluation)
     if folder is None:
-        return distill(student, teacher, images, count, distillation, training, watch, None, also_teachers)
+        return distill(student, teacher, images, validation, distillation, training, watch, None, also_teachers)
     with made_folder(folder) as path:
         run = RunFolder(path, resume)
         watch = watch.also(run.step, run.evaluation)
-        made = distill(student, teacher, images, count, distillation, training, watch, run.store, also_teachers)
+        made = distill(student, teacher, images, validation, distillation, training, watch, run.store, also_teachers)
     if made.finished:
         run.finish()
     return made
-
-
-def _held_out(images: int) -> int:
-    return min(LARGEST_VALIDATION, max(1, images // 10))
 
 
 def export_model(
@@ -224,7 +219,6 @@ def run_pipeline(
     be. Arguments are those of the stages. Raises InputError as they do, before anything is written where it can.
     """
     images = images_from(train_images)
-    count = _held_out(len(images)) if validation is None else validation
     with made_folder(folder) as path:
         run = RunFolder(path, resume)
         made = pipeline.run(
@@ -237,7 +231,7 @@ def run_pipeline(
             training,
             logits,
             samples,
-            count,
+            validation,
             Watch().also(run.step, run.evaluation),
             run.store,
             weight_storage,

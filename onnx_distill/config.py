@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from onnx_distill.bits import Rule, parse_rule
@@ -76,7 +76,7 @@ class QuantizeConfig:
 @dataclass(frozen=True)
 class DistillConfig:
     temperature: float = 20.0  # T, softens both distributions; 1..20, the seed's 20 by default
-    alpha: float = 0.9  # weight of the teacher's part; 1 needs no labels
+    alpha: Optional[float] = None  # weight of the teacher's part; 1 needs no labels. None: 0.9, or 1 without labels
     kl: str = "forward"  # forward: KL(teacher || student), Hinton; reverse: KL(student || teacher), as in MNN
     label_smoothing: float = 0.0  # share of a label that is spread over all classes; 0.1 is usual
     features: tuple[str, ...] = ()  # inner values to be like the teacher's: NAME, TEACHER=STUDENT, or auto; see trainable/
@@ -86,19 +86,37 @@ class DistillConfig:
         object.__setattr__(self, "features", tuple(self.features))  # lists come out of JSON
         _check(0 <= self.feature_weight < math.inf, f"feature_weight is {self.feature_weight}", "0 or more and finite")
         _check(0 < self.temperature < math.inf, f"temperature is {self.temperature}", "above 0 and finite")
-        _check(0 <= self.alpha <= 1, f"alpha is {self.alpha}", "0 to 1")
+        _check(self.alpha is None or 0 <= self.alpha <= 1, f"alpha is {self.alpha}", "0 to 1")
         _check(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}", "at least 0 and below 1")
         _check(self.kl in ("forward", "reverse"), f"kl is {self.kl!r}", "forward | reverse")
+
+    @property
+    def teacher_share(self) -> float:
+        """alpha, or what stands for it where images have labels and none was chosen."""
+        return 0.9 if self.alpha is None else self.alpha
+
+    def of_images(self, labelled: bool) -> DistillConfig:
+        """The same with alpha chosen: without labels the teacher alone is learned from."""
+        return replace(self, alpha=self.teacher_share if labelled or self.alpha is not None else 1.0)
+
+
+RATES = {"natural": 0.02, "adamw": 1e-3, "sgd": 1e-2}  # usual peak learning rates: in natural units, and in plain ones
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: float = 1.0  # passes over the training images; parts are fine
+    train: str = "auto"  # auto | always: where the PTQ student is its teacher's equal already, auto does not train it
+    epochs: Optional[float] = None  # passes over the training images; parts are fine. None: training/budget.py chooses
     batch_size: int = 64  # images a step
-    learning_rate: float = 1e-3  # peak; about 1e-3 for adamw, 1e-2 for sgd
-    step_rate: float = 1e-3  # peak learning rate of the quantization steps: their relative change in one update
+    units: Optional[str] = (
+        None  # natural: every value is learned in its own unit (trainable/units.py); plain. None: sgd plain, adamw natural
+    )
+    learning_rate: Optional[float] = None  # peak; in quantization steps an update where units are natural. None: RATES
+    step_rate: Optional[float] = (
+        None  # peak rate of the quantization steps: their relative change in one update. None: as units have it, 1e-3 in plain ones
+    )
     schedule: str = "cosine"  # constant | linear | cosine, down to 0 at the end
-    warmup: float = 0.05  # share of the steps over which the rate rises from 0
+    warmup: float = 0.2  # share of the steps over which the rate rises from 0
     optimizer: str = "adamw"  # adamw | sgd
     momentum: float = 0.9  # of sgd
     weight_decay: float = 4e-5  # of weights only; biases and steps are left alone
@@ -119,7 +137,9 @@ class TrainConfig:
     shift: int = 0  # random shifts by up to so many pixels
     crop: float = 0.0  # random parts of at least this share of the area, resized; 0 is off
     colour: float = 0.0  # strength of random brightness, contrast and saturation; 0 to 1
-    mixup: float = 0.0  # largest share of another image in each; below 0.5
+    mixup: Optional[float] = (
+        None  # largest share of another image in each; below 0.5. None: 0.4 where few images are seen often, else 0
+    )
     seed: int = 0
     split_seed: Optional[int] = (
         None  # of which images calibrate and are held out; None: seed. One for all, where seeds are compared
@@ -129,15 +149,24 @@ class TrainConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "freeze", tuple(self.freeze))  # lists come out of JSON
-        _check(0 < self.epochs < math.inf, f"epochs is {self.epochs}", "above 0 and finite")
+        _check(self.train in ("auto", "always"), f"train is {self.train!r}", "auto | always")
+        _check(self.epochs is None or 0 < self.epochs < math.inf, f"epochs is {self.epochs}", "above 0 and finite")
         _check(self.batch_size >= 1, f"batch_size is {self.batch_size}", "1 or more")
-        _check(0 < self.learning_rate < math.inf, f"lr is {self.learning_rate}", "above 0 and finite")
-        _check(0 <= self.step_rate < math.inf, f"step_rate is {self.step_rate}", "0 or more and finite")
+        for name, given in (("lr", self.learning_rate), ("step_rate", self.step_rate)):
+            least = 0 if name == "step_rate" else math.ulp(0)
+            wanted = "0 or more and finite" if name == "step_rate" else "above 0 and finite"
+            _check(given is None or least <= given < math.inf, f"{name} is {given}", wanted)
         _check(
             self.schedule in ("constant", "linear", "cosine"), f"schedule is {self.schedule!r}", "constant | linear | cosine"
         )
         _check(0 <= self.warmup < 1, f"warmup is {self.warmup}", "at least 0 and below 1")
         _check(self.optimizer in ("adamw", "sgd"), f"optimizer is {self.optimizer!r}", "adamw | sgd")
+        _check(self.units in (None, "natural", "plain"), f"units is {self.units!r}", "natural | plain")
+        _check(
+            self.optimizer == "adamw" or self.units != "natural",
+            f"the optimizer is {self.optimizer} and units are natural",
+            "adamw for natural units, or plain ones",
+        )
         _check(0 <= self.momentum < 1, f"momentum is {self.momentum}", "at least 0 and below 1")
         _check(0 <= self.weight_decay < math.inf, f"weight_decay is {self.weight_decay}", "0 or more and finite")
         _check(0 <= self.clip_norm < math.inf, f"clip_norm is {self.clip_norm}", "0 or more and finite")
@@ -145,7 +174,7 @@ class TrainConfig:
             self.learn_steps in ("none", "weights", "all"), f"learn_steps is {self.learn_steps!r}", "none | weights | all"
         )
         for name, most in (("crop", 1), ("colour", 1), ("mixup", 0.5)):
-            _check(0 <= getattr(self, name) <= most, f"{name} is {getattr(self, name)}", f"0 to {most}")
+            _check(0 <= (getattr(self, name) or 0) <= most, f"{name} is {getattr(self, name)}", f"0 to {most}")
         _check(self.accumulate >= 1, f"accumulate is {self.accumulate}", "1 or more")
         _check(0 <= self.ema < 1, f"ema is {self.ema}", "at least 0 and below 1")
         _check(self.patience >= 0, f"patience is {self.patience}", "0 or more")
@@ -157,6 +186,23 @@ class TrainConfig:
         _check(self.seed >= 0, f"seed is {self.seed}", "0 or more")
         _check(self.split_seed is None or self.split_seed >= 0, f"split_seed is {self.split_seed}", "0 or more")
         _check(self.threads >= 0, f"threads is {self.threads}", "0 or more")
+
+    @property
+    def natural(self) -> bool:
+        """Whether values are learned in units of their own."""
+        return self.units == "natural" or (self.units is None and self.optimizer == "adamw")
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate, or the usual one."""
+        usual = RATES["natural" if self.natural else self.optimizer]
+        return usual if self.learning_rate is None else self.learning_rate
+
+    @property
+    def peak_step_rate(self) -> float:
+        """The rate of quantization steps: in natural units that of all values, unless it was chosen."""
+        usual = self.peak_rate if self.natural else 1e-3
+        return usual if self.step_rate is None else self.step_rate
 
     @property
     def held_out_seed(self) -> int:

@@ -96,10 +96,14 @@ def agreement(a: np.ndarray, b: np.ndarray) -> float:
 
 def mean_kl(teacher_logits: np.ndarray, student_logits: np.ndarray) -> float:
     """Mean over images of KL(softmax(teacher) || softmax(student)) in nats, in float64; 0 exactly when the two are equal."""
+    return max(0.0, float(kl_of_rows(teacher_logits, student_logits).mean()))  # rounding can leave -1e-17
+
+
+def kl_of_rows(teacher_logits: np.ndarray, student_logits: np.ndarray) -> np.ndarray:
+    """KL(softmax(teacher) || softmax(student)) of each image [n], in nats, for logits [n, classes]."""
     _check_same_shape(teacher_logits, student_logits)
     log_p, log_q = log_softmax(teacher_logits), log_softmax(student_logits)
-    kl = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
-    return max(0.0, float(kl.mean()))  # rounding can leave -1e-17
+    return (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
 
 
 def _check_same_shape(a: np.ndarray, b: np.ndarray) -> None:

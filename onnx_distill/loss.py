@@ -40,10 +40,10 @@ def add_loss(
     """
     write = _Writer(graph)
     parts = []
-    if config.alpha > 0:
+    if config.teacher_share > 0:
         graph.input.append(helper.make_tensor_value_info(TEACHER, TensorProto.FLOAT, ["batch", classes]))
         parts.append(_teacher_part(write, logits, config))
-    if config.alpha < 1:
+    if config.teacher_share < 1:
         graph.input.append(helper.make_tensor_value_info(LABELS, TensorProto.INT64, ["batch"]))
         parts.append(_label_part(write, logits, classes, config))
     if features:
@@ -68,7 +68,7 @@ def _teacher_part(write: _Writer, logits: str, config: DistillConfig) -> str:
     teacher = write("LogSoftmax", write("Mul", TEACHER, cool), axis=-1)
     p, q = (teacher, student) if config.kl == "forward" else (student, teacher)
     divergence = write("Mul", write("Exp", p), write("Sub", p, q))
-    return write("Mul", _mean_of_rows(write, divergence), write.scalar(config.alpha * config.temperature**2))
+    return write("Mul", _mean_of_rows(write, divergence), write.scalar(config.teacher_share * config.temperature**2))
 
 
 def _label_part(write: _Writer, logits: str, classes: int, config: DistillConfig) -> str:
@@ -80,7 +80,9 @@ def _label_part(write: _Writer, logits: str, classes: int, config: DistillConfig
         write.constant(np.array(_targets(classes, config), np.float32)),
         axis=-1,
     )
-    return write("Mul", _mean_of_rows(write, write("Mul", target, log_probability)), write.scalar(config.alpha - 1.0))
+    return write(
+        "Mul", _mean_of_rows(write, write("Mul", target, log_probability)), write.scalar(config.teacher_share - 1.0)
+    )
 
 
 def _targets(classes: int, config: DistillConfig) -> tuple[float, float]:
@@ -134,14 +136,14 @@ def distillation_loss(
 ) -> float:
     """The same loss in float64 numpy; logits [n, classes], labels int [n] (unused where alpha = 1), features (student's, teacher's)."""
     loss = 0.0
-    if config.alpha > 0:
+    if config.teacher_share > 0:
         p, q = log_softmax(teacher / config.temperature), log_softmax(student / config.temperature)
         p, q = (p, q) if config.kl == "forward" else (q, p)
-        loss += config.alpha * config.temperature**2 * (np.exp(p) * (p - q)).sum(axis=1).mean()
-    if config.alpha < 1:
+        loss += config.teacher_share * config.temperature**2 * (np.exp(p) * (p - q)).sum(axis=1).mean()
+    if config.teacher_share < 1:
         wrong, right = _targets(student.shape[1], config)
         target = np.where(np.arange(student.shape[1]) == np.asarray(labels)[:, None], right, wrong)
-        loss -= (1 - config.alpha) * (target * log_softmax(student)).sum(axis=1).mean()
+        loss -= (1 - config.teacher_share) * (target * log_softmax(student)).sum(axis=1).mean()
     if features:
         loss += config.feature_weight * sum(feature_error(s, t) for s, t in features) / len(features)
     return float(loss)

@@ -70,7 +70,7 @@ def run(
     config: TrainConfig,
     logits: str | None = None,
     samples: int = 512,
-    validation: int = 5000,
+    validation: int | None = None,
     watch: Watch = Watch(),
     store: StateStore | None = None,
     weight_storage: str = "int8",
@@ -110,8 +110,10 @@ def run(
     save(result, exported)
 
     watch.stage("measure")
-    models = {"float": teacher, "PTQ": deployable(student, teacher, None, weight_storage), "distilled": result}
+    models = {"float": teacher, "PTQ": deployable(student, teacher, None, weight_storage)}
+    if not trained.kept:
+        models["distilled"] = result
     scores = scores_of(models, test_images, config.threads, float_model.graph.output[0].name)
     rows = rows_of(models, scores, test_images, config.threads)
-    write_result(folder, rows, choices(quantization, loss, config))
+    write_result(folder, rows, choices(quantization, loss, config), trained.kept)
     return Outcome(exported, rows, scores, trained)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from onnx_distill.run.result import Row
+from onnx_distill.training.score import share_error
+
+FEW = 2500  # images; with more the standard error of a share near 95 % is below half a point
 
 
 def table(rows: list[Row]) -> str:
@@ -27,7 +30,7 @@ def table_cells(rows: list[Row]) -> list[list[str]]:
 
 def _cells(row: Row, first: Row, sizes: list[int]) -> list[str]:
     m = row.measured
-    shares = [_percent(value) for value in (m.top1, m.top5, m.agreement)]
+    shares = [_percent(value, m.count) for value in (m.top1, m.top5, m.agreement)]
     return [
         row.name,
         *shares,
@@ -37,8 +40,11 @@ def _cells(row: Row, first: Row, sizes: list[int]) -> list[str]:
     ]
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f}"
+def _percent(share: float | None, count: int) -> str:
+    """In %, with its standard error where that is large enough to matter."""
+    if share is None:
+        return "-"
+    return f"{100 * share:.2f}" + (f" ± {100 * share_error(share, count):.1f}" if count < FEW else "")
 
 
 def _kilobytes(size: int | None) -> str:

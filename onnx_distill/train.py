@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable
@@ -17,48 +17,63 @@ from onnx import numpy_helper
 from onnx_distill import artifacts
 from onnx_distill.config import DistillConfig, TrainConfig
 from onnx_distill.data import Augment, Images
-from onnx_distill.lookup import initializers
+from onnx_distill.lookup import array, initializers
 from onnx_distill.quantization.bias import align_biases
 from onnx_distill.trainable.features import choose
+from onnx_distill.trainable.units import natural_units
 from onnx_distill.training.average import Average
+from onnx_distill.training.budget import budget_of, mixup_of
 from onnx_distill.training.fit import check_fit, check_sizes
 from onnx_distill.training.optimizer import Optimizer
 from onnx_distill.training.order import Order
 from onnx_distill.training.profile import Recording
-from onnx_distill.training.record import Record, check_recipe, copied, note, recipe_of, restored, state_of
+from onnx_distill.training.record import Record, begun, begun_again, check_recipe, keep, recipe_of, restored, state_of
+from onnx_distill.training.score import Score, fell
 from onnx_distill.training.state import StateStore
 from onnx_distill.training.step import Step
 from onnx_distill.training.teacher import Teacher
-from onnx_distill.training.trained import Checkpoint, Progress, Trained
+from onnx_distill.training.trained import Checkpoint, Progress, Trained, checkpoint_of
 
+MOST_EVALUATIONS = 20  # where the number of epochs is not chosen: of few images an epoch is a few updates
 MOST_REWINDS = 5  # after which a recipe that diverges again is given up
+LOOKS = (0.025, 0.05, 0.1, 0.2, 0.3)  # shares of the updates after which it is looked whether the student got worse
+RISE = 1.25  # times the KL that the student began with, and more than chance: worse
 
 
 def train(
     student: onnx.ModelProto,
     teacher: onnx.ModelProto,
     images: Images,
-    evaluate: Callable[[onnx.ModelProto], float],
+    evaluate: Callable[[onnx.ModelProto], Score],
     distill: DistillConfig,
     config: TrainConfig,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_evaluation: Callable[[Checkpoint], None] = lambda checkpoint: None,
     store: StateStore | None = None,
     also: Sequence[onnx.ModelProto] = (),
+    look: Callable[[onnx.ModelProto], np.ndarray] | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Trained:
-    """Train a QDQ student on the teacher's logits; the best by `evaluate` (higher is better) is kept.
+    """Train a QDQ student on the teacher's logits; the one with the lowest held-out KL is kept.
 
     student, teacher: models that end in logits [n, classes], the teacher float. also: further teachers of the same classes; the
     mean of all their softened probabilities is then the target (training/ensemble.py), features are the first one's. images: labels are needed where alpha < 1.
-    evaluate is asked before the first step, after each epoch (or config.evaluate_every steps), and at the end. Ctrl-C stops
+    evaluate is called before the first step, after each epoch (or config.evaluate_every steps), and at the end. Ctrl-C stops
     and returns the best so far; so does a loss that is no longer finite. store: where checkpoints are kept; the newest one
     there is continued, and ends in the bytes of a run that was never interrupted (same seed, threads and machine).
+    look: the KL [n] of a few held-out images, in nats; with it, a student that gets worse in the first part of the training
+    is noticed, and training begins again at half the rate. note: called with a sentence on what was decided.
     Raises InputError where teacher, student and images do not fit together.
     """
+    distill = distill.of_images(images.labels is not None)
     check_fit(student, [teacher, *also], images, distill)
     features = choose(teacher, student, distill.features)
     batch_size = min(config.batch_size, len(images))
-    augment = Augment(config.flip, config.shift, config.crop, config.colour, config.mixup)
+    order = Order(len(images), batch_size, config.seed)
+    check_sizes(images, order.batches_per_epoch, config)
+    steps_per_epoch = order.batches_per_epoch // config.accumulate
+    budget = budget_of(config, student, len(images), steps_per_epoch)
+    augment = Augment(config.flip, config.shift, config.crop, config.colour, mixup_of(config, budget))
     classes = artifacts.class_count(student.graph.output[0])
     remember, inner_names = 0 if augment.changes else len(images), [feature.teacher for feature in features]
     guide = Teacher(teacher, config.threads, classes, remember, inner_names, also, distill.temperature)
@@ -66,44 +81,51 @@ def train(
         made = artifacts.build(student, distill, config.learn_steps, Path(folder), batch_size, config.freeze, features)
         recording = Recording(config.profile)
         step = Step(made, config.threads, recording.folder)
-    optimizer = Optimizer(step.parameters, made.parameters.weights, made.parameters.biases, made.parameters.steps, config)
+    kinds = made.parameters
+    optimizer = Optimizer(step.parameters, kinds.weights, kinds.biases, kinds.steps, config, _units(student, kinds, config))
     average = Average(step.parameters, config.ema)
-    order = Order(len(images), batch_size, config.seed)
-    steps_per_epoch = order.batches_per_epoch // config.accumulate
-    check_sizes(images, order.batches_per_epoch, config)
-    steps = max(1, round(config.epochs * steps_per_epoch))
-    every = config.evaluate_every or steps_per_epoch
+
+    def forward(position: int, add: bool) -> float:
+        """The loss of the batch at a position of the order; its gradients are in step.gradients, added to those there if `add`."""
+        index, rng = order.batch(position), order.rng(position)
+        batch = augment(images.read(index), rng, images.fill)
+        guide.check(batch)
+        labels = images.labels[index] if images.labels is not None else None
+        logits, inner = guide.answer(batch, index) if distill.teacher_share > 0 or features else (None, [])
+        return step.run(batch, logits, labels, add, inner)[0]
 
     recipe = recipe_of([student, teacher, *also], images, distill, config)
     found = store.newest() if store is not None else None
     if found is None:
-        first = Checkpoint(student, evaluate(student), 0.0)
-        on_evaluation(first)
-        record = Record(copied(step.parameters), first.score, 0.0, [(0.0, first.score)], recipe=recipe)
+        first = evaluate(student)
+        on_evaluation(checkpoint_of(student, first, 0.0))
+        if config.epochs is None:
+            seconds = _seconds(lambda: forward(0, False)) * config.accumulate
+            budget = budget_of(config, student, len(images), steps_per_epoch, seconds)
+        record = begun(step.parameters, first, budget.updates, recipe)
+        note(f"{budget}, learning rate {config.peak_rate:g}{' quantization steps' if config.natural else ''}")
     else:
         check_recipe(found, recipe)
         record = restored(found, optimizer, average)
-    good = state_of(record, optimizer, average)
+    good, steps = state_of(record, optimizer, average), record.steps
+    sparse = max(1, steps // (MOST_EVALUATIONS * steps_per_epoch)) if config.epochs is None else 1
+    every = config.evaluate_every or sparse * steps_per_epoch
+    looks = {max(1, round(share * steps)) for share in LOOKS} if look is not None and distill.teacher_share > 0 else set()
+    untrained = look(student) if look is not None and looks and record.done < max(looks) else None
 
     def score(number: int) -> None:
         values = average.values
         trained = with_parameters(student, values)
-        checkpoint = Checkpoint(trained, evaluate(trained), number / steps_per_epoch)
-        on_evaluation(checkpoint)
-        note(record, checkpoint, values)
+        found = evaluate(trained)
+        on_evaluation(checkpoint_of(trained, found, number / steps_per_epoch))
+        keep(record, found, number / steps_per_epoch, values)
 
     interrupted, out_of_time, stopped, began = False, False, _no_better(record, config), time.monotonic()
     try:
         while record.done < steps and not stopped:
             number, started, loss = record.done + 1, time.perf_counter(), 0.0
             for part in range(config.accumulate):
-                position = record.done * config.accumulate + part
-                index, rng = order.batch(position), order.rng(position)
-                batch = augment(images.read(index), rng, images.fill)
-                guide.check(batch)
-                labels = images.labels[index] if images.labels is not None else None
-                logits, inner = guide.answer(batch, index) if distill.alpha > 0 or features else (None, [])
-                loss += step.run(batch, logits, labels, part > 0, inner)[0] / config.accumulate
+                loss += forward(record.done * config.accumulate + part, part > 0) / config.accumulate
             share = record.rate * rate_share(number, steps, config)
             if math.isfinite(loss):
                 with np.errstate(all="ignore"):  # what overflows is found below, and told in one line
@@ -111,7 +133,7 @@ def train(
                 average.update(number)
             record.seconds += time.perf_counter() - started
             evaluates = number % every == 0 or number == steps
-            problem = _problem(loss, step.parameters if evaluates else {}, number, share * config.learning_rate)
+            problem = _problem(loss, step.parameters if evaluates else {}, number, share * config.peak_rate)
             if problem and config.on_nonfinite == "rewind" and record.rewinds < MOST_REWINDS:
                 rate, rewinds = record.rate / 2, record.rewinds + 1
                 record = replace(restored(good, optimizer, average), rate=rate, rewinds=rewinds)
@@ -121,9 +143,18 @@ def train(
                 break
             record.done = number
             record.loss = loss if record.loss is None else 0.95 * record.loss + 0.05 * loss
-            on_step(
-                Progress(number, steps, number * config.accumulate * batch_size, record.loss, share * config.learning_rate)
-            )
+            on_step(Progress(number, steps, number * config.accumulate * batch_size, record.loss, share * config.peak_rate))
+            if look is not None and untrained is not None and number in looks and record.rewinds < MOST_REWINDS:
+                worse = _worse(untrained, look(with_parameters(student, average.values)), number)
+                if worse:
+                    note(f"{worse}: begins again at half the learning rate")
+                    optimizer.begin_again(start_values(student, step.parameters))
+                    average.begin_again()
+                    record = begun_again(record, step.parameters, evaluate(student))
+                    good = state_of(record, optimizer, average)
+                    if store is not None:
+                        store.clear()
+                    continue
             if evaluates:
                 score(number)
             if evaluates or (config.save_every and number % config.save_every == 0):
@@ -141,9 +172,38 @@ def train(
     except KeyboardInterrupt:
         interrupted = True
     recording.finish(step)
-    best = Checkpoint(_best_student(student, record), record.best_score, record.best_epoch)
+    best = Checkpoint(_best_student(student, record), record.best_score, record.best_epoch, record.best_kl, record.held_out)
     trained_images = record.done * config.accumulate * batch_size
     return Trained(best, tuple(record.scores), trained_images, record.seconds, interrupted, stopped, out_of_time)
+
+
+def _units(student: onnx.ModelProto, kinds: artifacts.Parameters, config: TrainConfig) -> dict[str, np.ndarray] | None:
+    """Unit of each parameter; None where all are learned as they stand. A rate of the steps that was chosen is relative to the steps."""
+    if not config.natural:
+        return None
+    units = natural_units(student, kinds)
+    return units if config.step_rate is None else {**units, **dict.fromkeys(kinds.steps, np.ones((), np.float32))}
+
+
+def _seconds(step: Callable[[], float]) -> float:
+    """What one step takes: the second of two, for the first one lays out memory."""
+    step()
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+def start_values(student: onnx.ModelProto, parameters: Iterable[str]) -> dict[str, np.ndarray]:
+    """The parameters as training found them."""
+    constants = initializers(student)
+    return {name: array(constants[name]) for name in parameters}
+
+
+def _worse(before: np.ndarray, after: np.ndarray, step: int) -> str:
+    """How the held-out KL [n] rose by RISE and by more than chance, or ''."""
+    if np.isfinite(after).all() and (after.mean() <= RISE * before.mean() or not fell(after, before)):
+        return ""
+    return f"at update {step} the KL to the teacher is {after.mean():.2g} on {len(after)} held-out images, {before.mean():.2g} before"
 
 
 def _best_student(student: onnx.ModelProto, record: Record) -> onnx.ModelProto:

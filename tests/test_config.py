@@ -74,7 +74,12 @@ def test_the_ends_of_the_ranges_are_accepted(kind, name, value):
 
 
 def test_the_defaults_of_the_loss_are_those_of_the_paper():
-    assert DistillConfig() == DistillConfig(temperature=20.0, alpha=0.9, kl="forward")
+    assert DistillConfig().of_images(labelled=True) == DistillConfig(temperature=20.0, alpha=0.9, kl="forward")
+
+
+def test_without_labels_the_teacher_alone_is_learned_from_unless_alpha_is_chosen():
+    assert DistillConfig().of_images(labelled=False).alpha == 1
+    assert DistillConfig(alpha=0.5).of_images(labelled=False).alpha == 0.5
 
 
 @pytest.mark.parametrize("kind", [QuantizeConfig, DistillConfig, TrainConfig])

@@ -10,15 +10,30 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnx_distill import config as configs
 from onnx_distill import evaluate, runtime
-from onnx_distill.config import DistillConfig, TrainConfig
+from onnx_distill import train as loop
+from onnx_distill.config import DistillConfig
 from onnx_distill.data import ArrayImages, Preprocess
 from onnx_distill.errors import InputError
 from onnx_distill.lookup import initializers
-from onnx_distill.train import rate_share, train, with_parameters
+from onnx_distill.train import rate_share, with_parameters
 from onnx_distill.trainable.feature_error import feature_error
+from onnx_distill.training.score import Score
 from onnx_distill.training.state import StateStore
 from onnx_distill.training.trained import Progress
+
+
+def TrainConfig(**choices):
+    """A recipe of one epoch, unless another number is chosen."""
+    return configs.TrainConfig(**{"epochs": 1, **choices})
+
+
+def train(student, teacher, images, score, *choices, **callbacks):
+    """The loop with students judged by score(student), a number of which higher is better."""
+    judge = lambda student: Score(value := score(student), np.full(2, -value))  # noqa: E731
+    return loop.train(student, teacher, images, judge, *choices, **callbacks)
+
 
 ALL_STUDENTS_ALIKE = lambda student: 0.0  # noqa: E731
 
@@ -206,7 +221,7 @@ def test_alpha_1_learns_without_labels(tiny_train, noise):
 
 def test_the_loss_goes_down(tiny_train):
     losses = []
-    config = TrainConfig(epochs=200, batch_size=96, learning_rate=1e-2, threads=1)
+    config = TrainConfig(epochs=200, batch_size=96, learning_rate=1e-2, units="plain", threads=1)
     tiny_train(config, distill=DistillConfig(4, 1), on_step=lambda p: losses.append(p.loss))
     assert losses[-1] < 0.5 * losses[0]
 
@@ -255,6 +270,82 @@ def test_rewind_goes_back_at_half_the_rate_and_gives_up_after_five_times(tiny_tr
     found = tiny_train(config, on_step=lambda progress: rates.append(progress.learning_rate))
     assert "wanted finite numbers" in found.stopped
     assert min(rates) == pytest.approx(1e30 / 2**5)
+
+
+# ---- a student that gets worse
+
+
+def looks(*kls):
+    """A look that finds these KLs, the first of the untrained student, and the last of all later ones."""
+    found = itertools.chain(kls, itertools.repeat(kls[-1]))
+    return lambda student: np.full(9, float(next(found)))
+
+
+def test_a_student_that_gets_worse_begins_again_at_half_the_rate_and_says_so(tiny_train):
+    rates, notes = [], []
+    config = TrainConfig(epochs=20, batch_size=16, threads=1, schedule="constant", warmup=0, learning_rate=0.01)
+    found = tiny_train(
+        config,
+        evaluate=later_is_better(),
+        on_step=lambda progress: rates.append((progress.step, progress.learning_rate)),
+        look=looks(0.1, 0.11, 0.2, 0.1),
+        note=notes.append,
+    )
+    assert [step for step, _ in rates] == [*range(1, 7), *range(1, 121)]  # looked at after 3 updates and after 6
+    assert {rate for _, rate in rates[:6]} == {0.01} and {rate for _, rate in rates[6:]} == {0.005}
+    again = [note for note in notes if "begins again" in note]
+    assert again == [
+        "at update 6 the KL to the teacher is 0.2 on 9 held-out images, 0.1 before: begins again at half the learning rate"
+    ]
+    assert found.images == 120 * 16
+
+
+def test_what_began_again_ends_like_a_run_that_had_half_the_rate_from_the_start(tiny_train):
+    recipe = dict(epochs=10, batch_size=16, threads=1, flip=True, ema=0.9)
+    after = tiny_train(TrainConfig(**recipe), evaluate=later_is_better(), look=looks(0.1, 0.2, 0.1))
+    alone = tiny_train(TrainConfig(**recipe, learning_rate=0.01), evaluate=later_is_better())
+    assert bytes_of(after) == bytes_of(alone)
+
+
+def test_a_student_that_only_seems_worse_goes_on(tiny_train):
+    """Twice the KL, but by one image of nine: no more than chance."""
+    one = np.array([1.0] + [0.0] * 8)
+    found = itertools.chain([np.full(9, 0.1)], itertools.repeat(np.full(9, 0.1) + one))
+    steps = []
+    config = TrainConfig(epochs=2, batch_size=16, threads=1)
+    tiny_train(config, look=lambda student: next(found), on_step=lambda progress: steps.append(progress.step))
+    assert steps == [*range(1, 13)]
+
+
+def test_after_five_times_it_goes_on_with_what_it_has(tiny_train):
+    steps = []
+    config = TrainConfig(epochs=2, batch_size=16, threads=1)
+    tiny_train(config, look=looks(0.1, 0.9), on_step=lambda progress: steps.append(progress.step))
+    assert steps.count(1) == 6 and steps[-12:] == [*range(1, 13)]
+
+
+@pytest.mark.parametrize("step", [2, 7, 30])
+def test_a_run_that_began_again_is_continued_to_the_same_bytes(step, tiny_train, tmp_path):
+    """Killed before, and after; what was saved before it began again is gone."""
+    config = TrainConfig(epochs=10, batch_size=16, threads=1, save_every=1, warmup=0, schedule="constant")
+    worse = lambda student: np.full(9, 0.1 if later(student) <= 0.015 else 0.9)  # noqa: E731
+    start = None
+
+    def later(student) -> float:
+        """How far the first weight has moved, in its unit."""
+        nonlocal start
+        value = float(numpy_helper.to_array(initializers(student)["w1"])[0, 0, 0, 0])
+        start = value if start is None else start
+        return abs(value - start)
+
+    score = lambda student: float(initializers(student)["w1"].raw_data[0])  # noqa: E731
+    whole, store = tiny_train(config, evaluate=score, look=worse), StateStore(tmp_path)
+    start = None
+    with pytest.raises(Killed):
+        tiny_train(config, evaluate=score, look=worse, store=store, on_step=killed_at(step))
+    start = None
+    found = tiny_train(config, evaluate=score, look=worse, store=store)
+    assert bytes_of(found) == bytes_of(whole) and found.scores == whole.scores
 
 
 # ---- interrupted and continued
@@ -508,7 +599,7 @@ def test_features_draw_the_student_s_inner_values_to_the_teacher_s(tiny_student,
     """From first weights that are too small; far from the logits, which have their own error to lessen."""
     weak = set_values(tiny_student(), {"w1": 0.6 * numpy_helper.to_array(initializers(tiny_float)["w1"])})
     distill = DistillConfig(alpha=1, features=("a1",), feature_weight=100.0)
-    config = TrainConfig(epochs=20, batch_size=96, threads=1, learning_rate=1e-2)
+    config = TrainConfig(epochs=20, batch_size=96, threads=1, learning_rate=1e-2, units="plain")
     found = train(weak, tiny_float, noise, later_is_better(), distill, config).best.student
     (wanted,) = values_of(tiny_float, "a1", noise)
     before, after = (feature_error(values_of(s, "a1/dequantized", noise)[0], wanted) for s in (weak, found))

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from onnx_distill.cli.written import Auto
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.files.replacing import check_writable
 
@@ -34,6 +35,11 @@ def choice(flag: str, values: str, text: str):
 def number(flag: str, kind: type | click.ParamType, text: str, name: str | None = None):
     name = name or flag.lstrip("-").replace("-", "_")
     return click.option(flag, name, type=kind, default=DEFAULT[name], show_default=True, help=text)
+
+
+def auto(flag: str, kind: type, text: str, name: str | None = None):
+    """An option whose default, auto, is None in its configuration."""
+    return click.option(flag, name or flag.lstrip("-").replace("-", "_"), type=Auto(kind), help=f"{text}  [default: auto]")
 
 
 def writable(_, __, path: str) -> str:

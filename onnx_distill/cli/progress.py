@@ -77,4 +77,4 @@ class Run:
         self.bar.update(progress.images, f"loss {progress.loss:.4f}, lr {progress.learning_rate:.1e}")
 
     def _evaluation(self, checkpoint: Checkpoint) -> None:
-        tell(f"epoch {checkpoint.epoch:.2f}: {100 * checkpoint.score:.2f} % on held-out images")
+        tell(f"epoch {checkpoint.epoch:.2f}: {checkpoint}")

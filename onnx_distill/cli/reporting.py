@@ -41,7 +41,7 @@ def finish(ctx: click.Context, folder: Path, teacher, found: Measured) -> None:
         warn(f"no report.html: {error}")
 
 
-def held_out_part(images: Images, validation: int, seed: int) -> tuple[Images, str]:
+def held_out_part(images: Images, validation: int | None, seed: int) -> tuple[Images, str]:
     """The images that chose the best student, and what to call them."""
     part = split(images, validation, seed)[1]
     return part, f"{len(part):,} images held out of the training images, which also chose the best student"

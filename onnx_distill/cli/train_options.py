@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from onnx_distill.cli.general_options import seed_option
-from onnx_distill.cli.options import choice, number, options, writable
+from onnx_distill.cli.options import auto, choice, number, options, writable
 
 distill_options = options(
     number("--temperature", float, "Softens both distributions."),
-    number("--alpha", float, "Weight of the teacher against the labels, 0 to 1; 1 needs no labels."),
+    auto("--alpha", float, "Weight of the teacher against the labels, 0 to 1. auto: 0.9, and 1 for images without labels."),
     number("--label-smoothing", float, "Share of a label that is spread over all classes."),
     choice("--kl", "forward|reverse", "KL(teacher || student), or KL(student || teacher) as in MNN."),
     click.option(
@@ -29,10 +29,30 @@ distill_options = options(
     section="Distillation",
 )
 train_options = options(
-    number("--epochs", float, "Passes over the images; parts are fine."),
+    choice("--train", "auto|always", "auto: a PTQ student whose answers are its teacher's already is not trained."),
+    auto(
+        "--epochs",
+        float,
+        "Passes over the images; parts are fine. auto: so many updates as the bits want, in ten minutes at most.",
+    ),
     number("--batch-size", int, "Images a step."),
-    number("--lr", float, "Peak learning rate of weights and biases.", "learning_rate"),
-    number("--step-rate", float, "Peak learning rate of the quantization steps, relative to their size."),
+    auto(
+        "--lr",
+        float,
+        "Peak learning rate, in the units of --units. auto: 0.02 in natural ones, 0.01 for sgd, 0.001 for adamw in plain ones.",
+        "learning_rate",
+    ),
+    click.option(
+        "--units",
+        type=click.Choice(["natural", "plain"]),
+        help="natural: a rate of 0.02 moves a weight by 0.02 of its quantization step in an update, in every layer and network "
+        "(docs/how-it-works.md); plain: values as they stand.  [default: natural; plain for sgd]",
+    ),
+    auto(
+        "--step-rate",
+        float,
+        "Peak learning rate of the quantization steps, relative to their size. auto: as --units has it.",
+    ),
     choice("--learn-steps", "none|weights|all", "Which quantization steps are learned."),
     choice("--schedule", "constant|linear|cosine", "Learning rate after the warm-up."),
     number("--warmup", float, "Share of the steps over which the rate rises."),
@@ -48,12 +68,11 @@ train_options = options(
     number("--save-every", int, "Steps between checkpoints; 0: at evaluations alone."),
     click.option("--freeze", multiple=True, help="Parameters left as they are: a name or pattern. May be repeated."),
     choice("--on-nonfinite", "stop|rewind", "When the loss is no longer finite; rewind: back, at half the rate."),
-    click.option(
+    auto(
         "--validation",
-        type=int,
-        default=5000,
-        show_default=True,
-        help="Images held out of --data to choose the best student.",
+        int,
+        "Images held out of --data, by whose KL to the teacher the best student is chosen. auto: a tenth, at least 128 or a "
+        "quarter, at most 5,000.",
     ),
     seed_option,
     click.option(
@@ -61,7 +80,7 @@ train_options = options(
         type=click.IntRange(1),
         default=1,
         show_default=True,
-        help="Train with so many seeds, from --seed on, each into its folder seed-K; the best on the held-out images is kept.",
+        help="Train with so many seeds, from --seed on, each into its folder seed-K; the one of least KL on the held-out images is kept.",
     ),
     click.option(
         "--split-seed",
@@ -73,7 +92,11 @@ train_options = options(
         number("--shift", int, "Shift training images at random by up to so many pixels."),
         number("--crop", float, "Train on random parts of at least this share of the area, resized; 0: off."),
         number("--colour", float, "Strength of random brightness, contrast and saturation, 0 to 1."),
-        number("--mixup", float, "Largest share of another image mixed into each, 0 to 0.5."),
+        auto(
+            "--mixup",
+            float,
+            "Largest share of another image mixed into each, 0 to 0.5. auto: 0.4 for few images, seen often; else 0.",
+        ),
         section="Augmentation",
     ),
     options(

@@ -114,9 +114,11 @@ def train(
         "before": before,
         "best": best.score,
         "epoch": best.epoch,
+        "kl": best.kl,
+        "kept": trained.kept,
         **({"seeds": seeds} if seeds else {}),
     }
-    text = f"{result['student']}: {100 * best.score:.2f} % on held-out images after {best.epoch:g} epochs, {100 * before:.2f} % before"
+    text = f"{result['student']}: {best} after {best.epoch:g} epochs, {100 * before:.2f} % before"
     click.echo(json.dumps({**result, "images_per_second": speed}) if as_json else f"{text}; {speed:.0f} images/s")
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
@@ -260,6 +262,8 @@ def _end(folder: RunFolder, trained: Trained, sources: dict[str, str], seeds: di
     if trained.finished:
         leave_facts(folder.path, trained, sources, seeds)  # of a run that was finished before the same bytes
         folder.finish()
+    if trained.kept:
+        warn(trained.kept)
     if trained.interrupted:
         warn(f"interrupted; the best so far is kept, and --resume goes on from the last checkpoint in {folder.path}")
     if trained.stopped:

@@ -52,6 +52,19 @@ class Constant(click.ParamType):
             self.fail(f"{given!r} cannot be read: {error}; wanted numbers with commas between, or a .npy file.", param, ctx)
 
 
+class Auto(click.ParamType):
+    """'auto' -> None, which lets the program choose; else what `kind` reads."""
+
+    name = "AUTO"
+
+    def __init__(self, kind: type):
+        self.kind = click.types.convert_type(kind)
+        self.name = f"auto|{self.kind.name}"
+
+    def convert(self, value, param, ctx):
+        return None if value is None or value == "auto" else self.kind.convert(value, param, ctx)
+
+
 class Size(click.ParamType):
     """'0.6', '60%', '200kB', '1.5MB' or bytes -> a number: bytes, or up to 1 a share."""
 

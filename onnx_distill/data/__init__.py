@@ -4,7 +4,7 @@ from onnx_distill.data.arrays import ArrayImages
 from onnx_distill.data.augment import Augment
 from onnx_distill.data.batches import Batch, batches
 from onnx_distill.data.given import Given, images_from
-from onnx_distill.data.images import Images, split
+from onnx_distill.data.images import Images, held_out_count, split
 from onnx_distill.data.open import Decoding, is_collection, open_images
 from onnx_distill.data.preprocess import PRESETS, Preprocess
 
@@ -17,6 +17,7 @@ __all__ = [
     "Given",
     "Images",
     "Preprocess",
+    "held_out_count",
     "images_from",
     "is_collection",
     "batches",

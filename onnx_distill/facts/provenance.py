@@ -7,6 +7,7 @@ target, weight_bits, activation_bits, calibration        how it was quantized
 bits                where layers have bits of their own: how many have which
 temperature, alpha, epochs, data_sha256                  how it was trained, and on what
 score_of, score_before, score_after                      on held-out images, before and after training
+kept                why it is the PTQ model and not a trained one, where it is
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PREFIX = "onnx_distill."
 SAMPLES = 256  # images that go into a fingerprint, evenly spread, beside the number of all and every label
 KEYS = (
     "tool teacher_sha256 logits target weight_bits activation_bits bits calibration temperature alpha epochs data_sha256 "
-    "score_of score_before score_after weight_storage"
+    "score_of score_before score_after kept weight_storage"
 ).split()
 
 

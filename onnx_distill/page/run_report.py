@@ -60,8 +60,8 @@ def measured(
 ) -> Measured:
     """Teacher, the QDQ student that training began with (None: not known) and the exported one of a run folder, side by side."""
     trained, exported = load(folder / TRAINED), load(folder / student_file(storage))
-    models = {"float": teacher, "distilled": exported}
-    if qdq is not None:
+    models = {"float": teacher, "PTQ" if "kept" in provenance(exported) else "distilled": exported}
+    if qdq is not None and "distilled" in models:
         began = deployable(adopt(qdq, logits_model(qdq, teacher)), teacher, None, storage)
         models = {"float": teacher, "PTQ": began, "distilled": exported}
     scores = scores_of(models, images, threads, trained.graph.output[0].name)
@@ -119,9 +119,15 @@ def _subtitle(origin: dict[str, str], config: dict[str, Any]) -> str:
     )
     how = ", ".join(f"{name} {origin[name]}" for name in ("temperature", "alpha", "epochs") if name in origin)
     of = f" of {config['teacher']}" if "teacher" in config else ""
+    if "kept" in origin:
+        return f"{bits or 'QDQ'} student{of} by onnx-distill {origin.get('tool', __version__)}. {_sentence(origin['kept'])}."
     return f"{bits or 'QDQ'} student{of}, distilled by onnx-distill {origin.get('tool', __version__)}" + (
         f": {how}." if how else "."
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _curves(log: list[dict[str, float]]) -> tuple[dict[int, dict[str, float]], list[tuple[int, float]]]:

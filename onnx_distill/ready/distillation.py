@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Callable, Sequence
 
 import numpy as np
@@ -13,7 +15,7 @@ from onnx_distill.cut import cut
 from onnx_distill.data import Given, Images, Preprocess, images_from, split
 from onnx_distill.data.preprocess import METADATA_KEY
 from onnx_distill.errors import InputError
-from onnx_distill.evaluate import predict, top_k
+from onnx_distill.evaluate import kl_of_rows, predict, top_k
 from onnx_distill.export import export
 from onnx_distill.facts.provenance import data_sha256, stamp
 from onnx_distill.preflight import IMAGES, preflight
@@ -24,43 +26,63 @@ from onnx_distill.run.watch import Watch
 from onnx_distill.train import train
 from onnx_distill.trainable.features import choose
 from onnx_distill.training.ensemble import agreed_logits
+from onnx_distill.training.fit import check_fit
+from onnx_distill.training.score import SURE, Score, fall, fell
 from onnx_distill.training.state import StateStore
-from onnx_distill.training.trained import Trained
+from onnx_distill.training.trained import Trained, checkpoint_of
+
+EQUAL = 0.001  # nats: by Pinsker's inequality no event is more than 2.3 % likelier for the one than for the other
+LOOKED_AT = 512  # held-out images by which a training that makes the student worse is noticed
+FEW, SHORT = 200, 5000  # held-out images, and images trained on, that are named where training did not help
 
 
-def scorer(
-    validation: Images, teachers: Sequence[onnx.ModelProto], threads: int = 0, temperature: float = 1.0
-) -> Callable[[onnx.ModelProto], float]:
-    """A function that scores a QDQ student in its exported form: top-1, or without labels agreement with the teachers, see training/ensemble.py."""
-    if validation.labels is None:
-        logits = [predict(runtime.open_session(teacher, threads or None), validation) for teacher in teachers]
-        labels = agreed_logits(logits, temperature).argmax(axis=1)
-    else:
-        labels = validation.labels
+class Scorer:
+    """Scores QDQ students in their exported form on held-out images, beside their teachers (training/ensemble.py)."""
 
-    def score(student: onnx.ModelProto) -> float:
-        return top_k(predict(runtime.open_session(export(student), threads or None), validation), labels, 1)
+    def __init__(self, held_out: Images, teachers: Sequence[onnx.ModelProto], threads: int = 0, temperature: float = 1.0):
+        self.images, self.threads = held_out, threads
+        logits = [predict(runtime.open_session(teacher, threads or None), held_out) for teacher in teachers]
+        self.teacher = agreed_logits(logits, temperature)
+        self._first: tuple[onnx.ModelProto, Score] | None = None  # what training begins with is scored before it, and by it
 
-    return score
+    def __call__(self, student: onnx.ModelProto) -> Score:
+        """Share of right answers, or without labels of answers like the teachers', and the KL of each image."""
+        if self._first is not None and self._first[0] is student:
+            return self._first[1]
+        logits = self._logits(student, self.images)
+        labels = self.teacher.argmax(axis=1) if self.images.labels is None else self.images.labels
+        score = Score(top_k(logits, labels, 1), kl_of_rows(self.teacher, logits))
+        self._first = self._first or (student, score)
+        return score
+
+    def look(self, student: onnx.ModelProto) -> np.ndarray:
+        """KL of the first few images, in nats."""
+        few = np.arange(min(LOOKED_AT, len(self.images)))
+        return kl_of_rows(self.teacher[few], self._logits(student, self.images.subset(few)))
+
+    def _logits(self, student: onnx.ModelProto, images: Images) -> np.ndarray:
+        return predict(runtime.open_session(export(student), self.threads or None), images)
 
 
 def distill(
     student: onnx.ModelProto,
     teacher: onnx.ModelProto,
     images: Given,
-    validation: int,
+    validation: int | None,
     loss: DistillConfig,
     config: TrainConfig,
     watch: Watch = Watch(),
     store: StateStore | None = None,
     also: Sequence[onnx.ModelProto] = (),
 ) -> Trained:
-    """Train the student; `validation` of the images are held out and choose the best. store: see train.
+    """Train the student; `validation` of the images (None: see data.held_out_count) are held out and choose the best. store: see train.
 
     images: see images_from. also: further teachers, whole classifiers that read the same images; the exported tail and the
-    features are the first one's.
+    features are the first one's. Where the student is its teacher's equal already, and where training did not make it better by
+    more than chance, the student that comes back is the one that was given, and `kept` says why.
     """
     images = images_from(images)
+    loss = loss.of_images(images.labels is not None)
     float_model = logits_model(student, teacher)
     student = adopt(student, float_model)
     float_model, others = (
@@ -70,12 +92,34 @@ def distill(
     features = choose(float_model, student, loss.features)
     deployable(student, teacher)  # refuses now what could not be exported after the training
     rest, held_out = split(images, validation, config.held_out_seed)
-    score = scorer(held_out, [float_model, *others], config.threads, loss.temperature)
-    if features:
-        watch.note("features: " + ", ".join(feature.teacher for feature in features))
-    if config.preflight:
-        _warn_of_dead(preflight(student, rest.read(np.arange(min(IMAGES, len(rest)))), config), watch)
-    trained = train(student, float_model, rest, score, loss, config, watch.step, watch.evaluation, store, others)
+    check_fit(student, [float_model, *others], rest, loss)
+    score = Scorer(held_out, [float_model, *others], config.threads, loss.temperature)
+    before = score(student)
+    enough = _enough(before) if config.train == "auto" and (store is None or store.newest() is None) else ""
+    if enough:
+        untrained = checkpoint_of(_copy(student), before, 0.0)
+        watch.evaluation(untrained)
+        trained = Trained(untrained, ((0.0, before.share),), 0, 0.0, False, kept=enough)
+    else:
+        if features:
+            watch.note("features: " + ", ".join(feature.teacher for feature in features))
+        if config.preflight:
+            _warn_of_dead(preflight(student, rest.read(np.arange(min(IMAGES, len(rest)))), config), watch)
+        trained = train(
+            student,
+            float_model,
+            rest,
+            score,
+            loss,
+            config,
+            watch.step,
+            watch.evaluation,
+            store,
+            others,
+            score.look,
+            watch.note,
+        )
+        trained = _adopted(trained, student, before, score)
     kind = "top-1" if held_out.labels is not None else "agreement with the teacher"
     stamp(
         trained.best.student,
@@ -86,8 +130,59 @@ def distill(
         score_of=f"{kind} on {len(held_out)} held-out images",
         score_before=f"{trained.scores[0][1]:.6f}",
         score_after=f"{trained.best.score:.6f}",
+        kept=trained.kept or None,
     )
     return trained
+
+
+def _enough(score: Score) -> str:
+    """Why a student needs no training, or '': its probabilities are its teacher's, so far as they can be told apart."""
+    most = score.mean_kl + SURE * float(score.kl.std()) / math.sqrt(len(score.kl))
+    if most > EQUAL:
+        return ""
+    return (
+        f"PTQ is enough: the KL to the teacher is {score.mean_kl:.2g} on {len(score.kl):,} held-out images, at most {EQUAL:g} counts "
+        "as equal. The student is the PTQ model, nothing was trained (--train always trains all the same)"
+    )
+
+
+def _adopted(
+    trained: Trained, student: onnx.ModelProto, before: Score, score: Callable[[onnx.ModelProto], Score]
+) -> Trained:
+    """The training, with the student that it began with as its best where no trained one is better by more than chance."""
+    if trained.interrupted or trained.out_of_time:
+        return trained  # it goes on
+    after = score(trained.best.student) if trained.best.epoch else before
+    if fell(before.kl, after.kl):
+        return trained
+    mean, error = fall(before.kl, after.kl)
+    found = f"the KL to the teacher is {after.mean_kl:.3g} for {before.mean_kl:.3g}, within its noise of {SURE * error:.2g},"
+    if not trained.best.epoch:
+        found = f"no KL to the teacher was below the {before.mean_kl:.3g} that it began with,"
+    why = " and ".join(_reasons(trained, before)) or "the recipe may not suit it: try another --lr, or more --epochs"
+    kept = f"training did not help: {found} on {len(before.kl):,} held-out images. The student is the PTQ model. Likely because {why}"
+    return replace(trained, best=checkpoint_of(_copy(student), before, 0.0), kept=kept)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    return made
+
+
+def _reasons(trained: Trained, before: Score) -> list[str]:
+    """What is known to keep training from helping, as far as it is seen here."""
+    held_out, images = len(before.kl), trained.images
+    return [
+        reason
+        for holds, reason in (
+            (bool(trained.stopped), "it stopped early"),
+            (before.mean_kl < 10 * EQUAL, "PTQ is close to the teacher already"),
+            (held_out < FEW, f"{held_out} held-out images cannot show a small gain (give more images)"),
+            (0 < images < SHORT, f"{images:,} images are a short training (give more --epochs)"),
+        )
+        if holds
+    ]
 
 
 def _further(teacher: onnx.ModelProto, first: onnx.ModelProto, shape: tuple[int, ...]) -> onnx.ModelProto:

@@ -34,8 +34,9 @@ class Finished:
 
 def leave_facts(folder: Path, trained: Trained, sources: dict[str, str], seeds: dict[str, Any] | None = None) -> None:
     """The student is in the folder already; this says that nothing is left to train. sources: option -> fingerprint of what it names."""
-    facts = {name: getattr(trained, name) for name in ("scores", "images", "step_seconds", "stopped")}
-    best = {"score": trained.best.score, "epoch": trained.best.epoch}
+    facts = {name: getattr(trained, name) for name in ("scores", "images", "step_seconds", "stopped", "kept")}
+    best = {name: getattr(trained.best, name) for name in ("score", "epoch", "kl")}
+    best["held_out"] = trained.best.images
     with replacing(folder / FACTS) as temporary:
         temporary.write_text(json.dumps({**facts, **best, "sources": sources, **({"seeds": seeds} if seeds else {})}))
 
@@ -54,9 +55,9 @@ def finished(folder: Path, options: dict[str, Any], sources: dict[str, str]) -> 
     _check_options(folder, before, options)
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        best = Checkpoint(onnx.load(str(folder / TRAINED)), facts["score"], facts["epoch"])
+        best = Checkpoint(onnx.load(str(folder / TRAINED)), facts["score"], facts["epoch"], facts["kl"], facts["held_out"])
         scores = tuple((epoch, score) for epoch, score in facts["scores"])
-        trained = Trained(best, scores, facts["images"], facts["step_seconds"], False, facts["stopped"])
+        trained = Trained(best, scores, facts["images"], facts["step_seconds"], False, facts["stopped"], kept=facts["kept"])
         changed = sorted(name for name in sources if facts["sources"].get(name) != sources[name])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{folder / FACTS} is damaged; remove it to train again, or choose another folder.") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -59,6 +60,8 @@ class RunFolder:
             self._config = None
 
     def step(self, progress: Progress) -> None:
+        if progress.step <= self._step:  # training went back: what was logged since is no part of it any more
+            self._forget_from(progress.step)
         self._step = progress.step
         if progress.step % self.log_every == 0 or progress.step in (1, progress.steps):
             self._log(step=progress.step, images=progress.images, loss=progress.loss, learning_rate=progress.learning_rate)
@@ -66,7 +69,9 @@ class RunFolder:
                 self._board.step(progress)
 
     def evaluation(self, checkpoint: Checkpoint) -> None:
-        self._log(epoch=checkpoint.epoch, score=checkpoint.score)
+        self._log(
+            epoch=checkpoint.epoch, score=checkpoint.score, **({"kl": checkpoint.kl} if math.isfinite(checkpoint.kl) else {})
+        )
         if self._board is not None:
             self._board.evaluation(checkpoint, self._step)
 
@@ -92,6 +97,15 @@ class RunFolder:
                 f"cannot write {self.path / LOG}: {error.strerror or error}. Free space and --resume."
             ) from None
 
+    def _forget_from(self, step: int) -> None:
+        """Take the lines from this step on out of the log; evaluations before it stay."""
+        kept: list[dict[str, float]] = []
+        for line in self.log():
+            if line.get("step", 0) >= step:
+                break
+            kept.append(line)
+        self._write_log(kept)
+
     def _keep_log_until(self, step: int) -> None:
         """What a run logged after its last checkpoint will be logged again, or, where its time was over, never was part of it."""
         kept: list[dict[str, float]] = []
@@ -99,6 +113,9 @@ class RunFolder:
             if line.get("step", 0) > step or sum("score" in other for other in [*kept, line]) > self._scores:
                 break
             kept.append(line)
+        self._write_log(kept)
+
+    def _write_log(self, kept: list[dict[str, float]]) -> None:
         if (self.path / LOG).exists():
             with replacing(self.path / LOG) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

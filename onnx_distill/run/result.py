@@ -21,9 +21,9 @@ class Row:
     measured: Evaluation
 
 
-def write_result(folder: Path, rows: list[Row], configs: dict[str, Any]) -> None:
-    """configs: the choices that the models were made with."""
-    summary = {"config": configs, "rows": [{"name": row.name, **asdict(row.measured)} for row in rows]}
+def write_result(folder: Path, rows: list[Row], configs: dict[str, Any], kept: str = "") -> None:
+    """configs: the choices that the models were made with. kept: why the exported file is the PTQ model, where it is."""
+    summary = {"config": configs, "kept": kept, "rows": [{"name": row.name, **asdict(row.measured)} for row in rows]}
     with replacing(folder / RESULT) as temporary:
         temporary.write_text(json.dumps(summary, indent=1))
 

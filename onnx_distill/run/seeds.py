@@ -36,8 +36,8 @@ class Seeds:
 
     @property
     def best(self) -> int:
-        """The seed with the highest score; of equal ones the first."""
-        return max(self.scores, key=lambda seed: self.scores[seed])
+        """The seed with the lowest KL to the teacher on the held-out images; of equal ones the first."""
+        return min(self.trained, key=lambda seed: self.trained[seed].best.kl)
 
     @property
     def result(self) -> Trained:
@@ -122,5 +122,5 @@ def _trained(
 def best_so_far(folder: Path) -> Path | None:
     """The folder of the best of the seeds that are done; None where there are none."""
     done = sorted(folder.glob(f"seed-*/{FACTS}"))
-    scores = {path.parent: json.loads(path.read_text(encoding="utf-8"))["score"] for path in done}
-    return max(scores, key=lambda path: scores[path]) if scores else None
+    kls = {path.parent: json.loads(path.read_text(encoding="utf-8"))["kl"] for path in done}
+    return min(kls, key=lambda path: kls[path]) if kls else None

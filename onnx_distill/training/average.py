@@ -22,6 +22,11 @@ class Average:
         for name, mean in self._mean.items():
             mean += (1 - decay) * (self._parameters[name] - mean)
 
+    def begin_again(self) -> None:
+        """The mean is the parameters as they are now."""
+        for name, mean in self._mean.items():
+            mean[...] = self._parameters[name]
+
     def state(self) -> dict[str, np.ndarray]:
         return self._mean
 

@@ -22,7 +22,7 @@ def check_fit(student: onnx.ModelProto, teachers: Sequence[onnx.ModelProto], ima
             which = "the teacher" if number == 1 else f"teacher {number}"
             hint = "Is it a student of this teacher?" if number == 1 else "Give teachers of the same classes."
             raise InputError(f"{which} has {found} classes, the student {classes}; wanted the same. {hint}")
-    if distill.alpha < 1 and images.labels is None:
+    if distill.alpha is not None and distill.alpha < 1 and images.labels is None:
         raise InputError(
             f"alpha is {distill.alpha} but the images have no labels; give --labels, or --alpha 1 to learn from the teacher alone."
         )

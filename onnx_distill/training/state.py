@@ -78,6 +78,11 @@ class StateStore:
         for _, path in self._files()[: -self.keep]:
             path.unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        """Remove every checkpoint: the run begins again."""
+        for _, path in self._files():
+            path.unlink(missing_ok=True)
+
     def newest(self) -> State | None:
         """The newest checkpoint that is whole, or None; damaged ones are told to `on_damaged` and passed over."""
         for _, path in reversed(self._files()):

@@ -50,7 +50,7 @@ class Step:
         add: the gradients are added to those of the run before, instead of taking their place.
         features: of the teacher, float32 [n, ...] each, where the loss has a part for them.
         """
-        wanted = [(images, True), (teacher_logits, self._config.alpha > 0), (labels, self._config.alpha < 1)]
+        wanted = [(images, True), (teacher_logits, self._config.teacher_share > 0), (labels, self._config.teacher_share < 1)]
         given = [array for array, is_input in wanted if is_input] + [values.reshape(len(values), -1) for values in features]
         held = [np.ascontiguousarray(array) for array in given]  # the session looks at them, and does not copy
         before = {name: gradient.copy() for name, gradient in self.gradients.items()} if add else {}

@@ -1,15 +1,18 @@
-"""What a training tells while it goes, and what it comes to."""
+"""What a training reports while it goes, and its result."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import onnx
 
+from onnx_distill.training.score import Score, share_error
+
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: after `step` of `steps`, with the mean loss of late and the learning rate of this step."""
+    """Where training stands: after `step` of `steps`, with a running mean of the loss and the learning rate of this step."""
 
     step: int
     steps: int
@@ -20,11 +23,26 @@ class Progress:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An evaluated student: a plain QDQ model, the score that chose it, and how far training was."""
+    """An evaluated student: a plain QDQ model, and how far training was.
+
+    score: share of the held-out images that it answers right (without labels: as the teacher does), 0..1. kl: mean KL to the
+    teacher on them in nats, which chooses the best. images: how many they are.
+    """
 
     student: onnx.ModelProto
     score: float
     epoch: float
+    kl: float = math.nan
+    images: int = 0
+
+    def __str__(self) -> str:
+        spread = f" ± {100 * share_error(self.score, self.images):.2f}" if self.images else ""
+        of = f" of {self.images:,} held-out images, KL {self.kl:.3g}" if self.images else " on held-out images"
+        return f"{100 * self.score:.2f}{spread} %{of}"
+
+
+def checkpoint_of(student: onnx.ModelProto, score: Score, epoch: float) -> Checkpoint:
+    return Checkpoint(student, score.share, epoch, score.mean_kl, len(score.kl))
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,7 @@ class Trained:
     """The best student and how it came about; step_seconds excludes evaluation. stopped: why it ended early, or ''.
 
     interrupted (by Ctrl-C) and out_of_time (config.max_minutes): there is something left to train, which its checkpoints continue.
+    kept: why `best` is the student as it came, the PTQ model, and no trained one; '' where it is a trained one.
     """
 
     best: Checkpoint
@@ -41,6 +60,7 @@ class Trained:
     interrupted: bool
     stopped: str = ""
     out_of_time: bool = False
+    kept: str = ""
 
     @property
     def finished(self) -> bool:

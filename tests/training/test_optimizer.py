@@ -31,9 +31,9 @@ def share_at(number: int) -> float:
     return 0.25 + 0.75 * (number % 7) / 7
 
 
-def trained(config: TrainConfig, updates: int = UPDATES) -> dict[str, np.ndarray]:
+def trained(config: TrainConfig, updates: int = UPDATES, units=None) -> dict[str, np.ndarray]:
     parameters = start()
-    optimizer = Optimizer(parameters, WEIGHTS, BIASES, STEPS, config)
+    optimizer = Optimizer(parameters, WEIGHTS, BIASES, STEPS, config, units)
     for number in range(updates):
         optimizer.update(gradients_at(number), share_at(number))
     return parameters
@@ -42,20 +42,22 @@ def trained(config: TrainConfig, updates: int = UPDATES) -> dict[str, np.ndarray
 class Adam:
     """One parameter's Adam in float64, as in the paper."""
 
-    def __init__(self):
+    def __init__(self, beta2=0.999):
         self.m = self.v = self.t = 0
+        self.beta2 = beta2
 
     def __call__(self, g):
         self.t += 1
         self.m = 0.9 * self.m + 0.1 * g
-        self.v = 0.999 * self.v + 0.001 * g * g
-        return self.m / (1 - 0.9**self.t) / (np.sqrt(self.v / (1 - 0.999**self.t)) + 1e-8)
+        self.v = self.beta2 * self.v + (1 - self.beta2) * g * g
+        return self.m / (1 - 0.9**self.t) / (np.sqrt(self.v / (1 - self.beta2**self.t)) + 1e-8)
 
 
-def expected(config: TrainConfig, updates: int = UPDATES) -> dict[str, np.ndarray]:
-    """The same by a loop over parameters in float64."""
+def expected(config: TrainConfig, updates: int = UPDATES, units=None) -> dict[str, np.ndarray]:
+    """The same by a loop over parameters in float64, each parameter p learned as p / unit."""
     values = {name: v.astype(np.float64) for name, v in start().items()}
-    adam, velocity = {name: Adam() for name in values}, dict.fromkeys(values, 0.0)
+    adam, velocity = {name: Adam(0.99 if units else 0.999) for name in values}, dict.fromkeys(values, 0.0)
+    u = {name: units[name].astype(np.float64) for name in SHAPES} if units else dict.fromkeys(SHAPES, 1.0)
     for number in range(updates):
         gradients = {name: g.astype(np.float64) for name, g in gradients_at(number).items()}
         norm = np.sqrt(sum(np.square(gradients[name]).sum() for name in WEIGHTS + BIASES))
@@ -64,10 +66,12 @@ def expected(config: TrainConfig, updates: int = UPDATES) -> dict[str, np.ndarra
         for name in values:
             decay = config.weight_decay if name in WEIGHTS else 0
             if name in STEPS:
-                change = share_at(number) * config.step_rate * adam[name](gradients[name] * values[name])
+                change = share_at(number) * config.step_rate * u[name] * adam[name](u[name] * gradients[name] * values[name])
                 values[name] = values[name] * np.exp(-np.clip(change, -LARGEST_LOG_CHANGE, LARGEST_LOG_CHANGE))
             elif config.optimizer == "adamw":
-                values[name] = values[name] * (1 - rate * decay) - rate * adam[name](clip * gradients[name])
+                values[name] = values[name] * (1 - rate * decay) - rate * u[name] * adam[name](
+                    u[name] * clip * gradients[name]
+                )
             else:
                 velocity[name] = config.momentum * velocity[name] + clip * gradients[name] + decay * values[name]
                 values[name] = values[name] - rate * velocity[name]
@@ -75,21 +79,44 @@ def expected(config: TrainConfig, updates: int = UPDATES) -> dict[str, np.ndarra
 
 
 CONFIGS = {
-    "adamw": TrainConfig(learning_rate=1e-2, weight_decay=0.1),
-    "adamw, clipped": TrainConfig(learning_rate=1e-2, weight_decay=0.1, clip_norm=3),
-    "adamw, no decay": TrainConfig(learning_rate=1e-2, weight_decay=0, step_rate=1e-2),
-    "sgd": TrainConfig(optimizer="sgd", learning_rate=1e-3, momentum=0.9, weight_decay=4e-5),
-    "sgd, heavy decay": TrainConfig(optimizer="sgd", learning_rate=1e-3, momentum=0.5, weight_decay=0.5, clip_norm=1),
-    "sgd, no momentum": TrainConfig(optimizer="sgd", learning_rate=1e-3, momentum=0, weight_decay=0),
+    "adamw": dict(learning_rate=1e-2, weight_decay=0.1),
+    "adamw, clipped": dict(learning_rate=1e-2, weight_decay=0.1, clip_norm=3),
+    "adamw, no decay": dict(learning_rate=1e-2, weight_decay=0, step_rate=1e-2),
+    "sgd": dict(optimizer="sgd", learning_rate=1e-3, momentum=0.9, weight_decay=4e-5),
+    "sgd, heavy decay": dict(optimizer="sgd", learning_rate=1e-3, momentum=0.5, weight_decay=0.5, clip_norm=1),
+    "sgd, no momentum": dict(optimizer="sgd", learning_rate=1e-3, momentum=0, weight_decay=0),
+}
+UNITS = {  # of channels, of single values, of tensors
+    "w1": np.array([0.1, 3, 0.01, 1], np.float32).reshape(4, 1, 1, 1),
+    "w2": np.linspace(0.1, 2, 15, dtype=np.float32).reshape(5, 3),
+    "b": np.array([1, 2, 3, 4], np.float32),
+    "s": np.array(0.5, np.float32),
+    "t": np.array(2, np.float32),
 }
 
 
-@pytest.mark.parametrize("config", list(CONFIGS.values()), ids=list(CONFIGS))
-def test_many_updates_equal_a_plain_loop(config):
-    found, wanted = trained(config), expected(config)
+CASES = [(name, units) for name in CONFIGS for units in (None, UNITS) if units is None or "sgd" not in name]
+
+
+@pytest.mark.parametrize("name, units", CASES, ids=[f"{name}{', units' if units else ''}" for name, units in CASES])
+def test_many_updates_equal_a_plain_loop(name, units):
+    config = TrainConfig(units="plain", **{"step_rate": 1e-3, **CONFIGS[name]})
+    found, wanted = trained(config, units=units), expected(config, units=units)
     for name in SHAPES:
         np.testing.assert_allclose(found[name], wanted[name], rtol=FLOAT_DRIFT, atol=FLOAT_DRIFT * 0.1, err_msg=name)
-        assert not np.allclose(found[name], start()[name], rtol=1e-3)
+        assert not np.allclose(found[name], start()[name], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "shape, unit", [((64, 1, 3, 3, 9), (64, 1, 1, 1, 1)), ((70, 80), (1, 80)), ((70, 80), ()), ((3, CHUNK + 7), (3, 1))]
+)
+def test_units_of_large_parameters_are_those_of_each_value(shape, unit):
+    """Large parameters are updated in place and in chunks, as rows where a unit belongs to a row: the same as one by one."""
+    rng = np.random.default_rng(3)
+    w, g, u = (rng.uniform(0.5, 2, size).astype(np.float32) for size in (shape, shape, unit))
+    config, found = TrainConfig(learning_rate=0.1, weight_decay=0), {"w": w.copy()}
+    Optimizer(found, ("w",), (), (), config, {"w": u}).update({"w": g}, 1.0)
+    np.testing.assert_allclose(found["w"], w - 0.1 * u * np.sign(g), rtol=1e-5)  # Adam's first direction is the sign
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -1,0 +1,64 @@
+"""How long a training is where nobody says: a budget of updates by the bits, of passes by the images, of minutes by the machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+
+from onnx_distill import qdq
+from onnx_distill.config import TrainConfig
+
+UPDATES = ((7, 300), (4, 1000), (2, 2000))  # from so many bits on; docs/experiments.md
+MOST_PASSES = 100  # over the images: beyond, what is learned is these images
+MINUTES = 10.0  # what people wait for; --epochs takes what it takes
+FEWEST = 50  # updates, however slow
+MIXUP, FEW_IMAGES, OFTEN = 0.4, 5000, 5  # share; images, and passes over them, from which on a student learns them by heart
+
+
+@dataclass(frozen=True)
+class Budget:
+    """updates of the parameters, each by `batch` images, and the seconds that they will take (0: not known)."""
+
+    updates: int
+    batch: int
+    images: int
+    seconds: float = 0.0
+
+    @property
+    def passes(self) -> float:
+        """How often each image is seen."""
+        return self.updates * self.batch / self.images
+
+    def __str__(self) -> str:
+        time = f", about {_time(self.seconds)}" if self.seconds else ""
+        return f"{self.updates:,} updates of {self.batch} images ({self.passes:.3g} passes over {self.images:,}){time}"
+
+
+def budget_of(config: TrainConfig, student: onnx.ModelProto, images: int, per_epoch: int, seconds: float = 0.0) -> Budget:
+    """per_epoch: updates that one pass takes. seconds: that one update takes; 0: not known, and no limit of minutes."""
+    batch = min(config.batch_size, images) * config.accumulate
+    if config.epochs is not None:
+        updates = max(1, round(config.epochs * per_epoch))
+        return Budget(updates, batch, images, seconds * updates)
+    wanted = next(updates for bits, updates in UPDATES if lowest_bits(student) >= bits)
+    updates = min(wanted, MOST_PASSES * per_epoch)
+    if seconds:
+        updates = min(updates, max(FEWEST, int(60 * MINUTES / seconds)))
+    return Budget(updates, batch, images, seconds * updates)
+
+
+def mixup_of(config: TrainConfig, budget: Budget) -> float:
+    """Largest share of another image: as chosen, else MIXUP where few images are seen often; the teacher answers for mixtures, too."""
+    if config.mixup is not None:
+        return config.mixup
+    return MIXUP if budget.images < FEW_IMAGES and budget.passes > OFTEN else 0.0
+
+
+def lowest_bits(student: onnx.ModelProto) -> int:
+    """The fewest bits of any weight or activation of a QDQ model."""
+    return min((q.integers.bits for q in qdq.find(student)), default=8)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{max(seconds, 1):.0f} s"

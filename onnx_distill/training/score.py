@@ -1,0 +1,50 @@
+"""What a student is worth on held-out images, and whether another one is better by more than chance.
+
+The mean KL to the teacher decides: it moves with every image, where a share of right answers moves with the few near a border
+(of 200 images, one is half a point).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+SURE = 2.0  # standard errors that a paired mean must lie from 0: about 95 %
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """share: of right answers, or without labels of answers like the teacher's, 0..1. kl: KL(teacher || student) of each image [n], in nats."""
+
+    share: float
+    kl: np.ndarray
+
+    @property
+    def mean_kl(self) -> float:
+        return float(self.kl.mean())
+
+    @property
+    def error(self) -> float:
+        """Standard error of the share."""
+        return share_error(self.share, len(self.kl))
+
+
+def share_error(share: float, count: int) -> float:
+    """Standard error of a share 0..1 of `count` images; with the one of a single image where all or none are right."""
+    inside = min(max(share, 1 / (count + 1)), count / (count + 1))
+    return math.sqrt(inside * (1 - inside) / count)
+
+
+def fall(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """(mean, standard error) of before - after, the KL [n] of the same images; an infinite error for a single image."""
+    change = before - after
+    error = float(change.std(ddof=1)) / math.sqrt(len(change)) if len(change) > 1 else math.inf
+    return float(change.mean()), error
+
+
+def fell(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether KL [n] fell from `before` to `after` by more than chance."""
+    mean, error = fall(before, after)
+    return mean > SURE * error

@@ -1,0 +1,39 @@
+"""Whether a student is better than another is decided by paired differences and their standard errors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from onnx_distill.training.score import Score, fall, fell, share_error
+
+
+def test_the_fall_of_a_kl_is_the_mean_of_the_paired_differences_with_its_standard_error():
+    before, after = np.array([0.1, 0.4, 0.2, 0.3]), np.array([0.0, 0.1, 0.2, 0.1])
+    change = [0.1, 0.3, 0.0, 0.2]
+    assert fall(before, after) == pytest.approx((np.mean(change), np.std(change, ddof=1) / 2))
+
+
+def test_a_fall_counts_only_beyond_two_standard_errors():
+    noise = np.array([1.0, -1.0] * 50)  # standard error 0.1005
+    assert fell(noise + 0.21, np.zeros(100)) and not fell(noise + 0.19, np.zeros(100))
+
+
+def test_a_single_image_proves_nothing():
+    assert fall(np.array([1.0]), np.array([0.0])) == (1.0, math.inf)
+    assert not fell(np.array([1.0]), np.array([0.0]))
+
+
+def test_images_without_a_difference_are_no_fall():
+    assert not fell(np.ones(9), np.ones(9))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_share_of_all_or_none_has_the_error_of_one_image(share):
+    assert share_error(share, 63) == pytest.approx(math.sqrt((1 / 64) * (63 / 64) / 63))
+
+
+def test_the_error_of_a_share_is_that_of_a_binomial():
+    assert Score(0.9, np.zeros(100)).error == pytest.approx(0.03)
