@@ -107,7 +107,7 @@ RATES = {"natural": 0.02, "adamw": 1e-3, "sgd": 1e-2}  # usual peak learning rat
 class TrainConfig:
     train: str = "auto"  # auto | always: where the PTQ student is its teacher's equal already, auto does not train it
     epochs: Optional[float] = None  # passes over the training images; parts are fine. None: training/budget.py chooses
-    batch_size: int = 64  # images a step
+    batch_size: Optional[int] = None  # images a step. None: 64, of large images 32
     units: Optional[str] = (
         None  # natural: every value is learned in its own unit (trainable/units.py); plain. None: sgd plain, adamw natural
     )
@@ -151,7 +151,7 @@ class TrainConfig:
         object.__setattr__(self, "freeze", tuple(self.freeze))  # lists come out of JSON
         _check(self.train in ("auto", "always"), f"train is {self.train!r}", "auto | always")
         _check(self.epochs is None or 0 < self.epochs < math.inf, f"epochs is {self.epochs}", "above 0 and finite")
-        _check(self.batch_size >= 1, f"batch_size is {self.batch_size}", "1 or more")
+        _check(self.batch_size is None or self.batch_size >= 1, f"batch_size is {self.batch_size}", "1 or more")
         for name, given in (("lr", self.learning_rate), ("step_rate", self.step_rate)):
             least = 0 if name == "step_rate" else math.ulp(0)
             wanted = "0 or more and finite" if name == "step_rate" else "above 0 and finite"

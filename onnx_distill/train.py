@@ -22,7 +22,7 @@ from onnx_distill.quantization.bias import align_biases
 from onnx_distill.trainable.features import choose
 from onnx_distill.trainable.units import natural_units
 from onnx_distill.training.average import Average
-from onnx_distill.training.budget import budget_of, mixup_of
+from onnx_distill.training.budget import batch_of, budget_of, mixup_of
 from onnx_distill.training.fit import check_fit, check_sizes
 from onnx_distill.training.optimizer import Optimizer
 from onnx_distill.training.order import Order
@@ -68,11 +68,11 @@ def train(
     distill = distill.of_images(images.labels is not None)
     check_fit(student, [teacher, *also], images, distill)
     features = choose(teacher, student, distill.features)
-    batch_size = min(config.batch_size, len(images))
+    batch_size = batch_of(config, len(images), math.prod(images.read(np.arange(1)).shape[2:]))
     order = Order(len(images), batch_size, config.seed)
     check_sizes(images, order.batches_per_epoch, config)
     steps_per_epoch = order.batches_per_epoch // config.accumulate
-    budget = budget_of(config, student, len(images), steps_per_epoch)
+    budget = budget_of(config, student, len(images), batch_size, steps_per_epoch)
     augment = Augment(config.flip, config.shift, config.crop, config.colour, mixup_of(config, budget))
     classes = artifacts.class_count(student.graph.output[0])
     remember, inner_names = 0 if augment.changes else len(images), [feature.teacher for feature in features]
@@ -101,7 +101,7 @@ def train(
         on_evaluation(checkpoint_of(student, first, 0.0))
         if config.epochs is None:
             seconds = _seconds(lambda: forward(0, False)) * config.accumulate
-            budget = budget_of(config, student, len(images), steps_per_epoch, seconds)
+            budget = budget_of(config, student, len(images), batch_size, steps_per_epoch, seconds)
         record = begun(step.parameters, first, budget.updates, recipe)
         note(f"{budget}, learning rate {config.peak_rate:g}{' quantization steps' if config.natural else ''}")
     else:

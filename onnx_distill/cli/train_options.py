@@ -35,7 +35,7 @@ train_options = options(
         float,
         "Passes over the images; parts are fine. auto: so many updates as the bits want, in ten minutes at most.",
     ),
-    number("--batch-size", int, "Images a step."),
+    auto("--batch-size", int, "Images a step. auto: 64, of images from 128x128 on 32."),
     auto(
         "--lr",
         float,

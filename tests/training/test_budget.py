@@ -6,12 +6,14 @@ import pytest
 
 from onnx_distill.config import QuantizeConfig, TrainConfig
 from onnx_distill.training.budget import (
+    BATCH,
     FEWEST,
     MINUTES,
     MIXUP,
     MOST_PASSES,
     UPDATES,
     Budget,
+    batch_of,
     budget_of,
     lowest_bits,
     mixup_of,
@@ -24,7 +26,7 @@ def student_of(tiny_student, weight_bits, activation_bits=8):
 
 @pytest.mark.parametrize("bits, updates", UPDATES)
 def test_fewer_bits_get_more_updates(bits, updates, tiny_student):
-    assert budget_of(TrainConfig(), student_of(tiny_student, bits), 10**6, 15625).updates == updates
+    assert budget_of(TrainConfig(), student_of(tiny_student, bits), 10**6, 64, 15625).updates == updates
 
 
 def test_the_bits_that_count_are_the_fewest_of_weights_and_activations(tiny_student):
@@ -32,19 +34,24 @@ def test_the_bits_that_count_are_the_fewest_of_weights_and_activations(tiny_stud
 
 
 def test_few_images_are_seen_a_limited_number_of_times(tiny_student):
-    found = budget_of(TrainConfig(batch_size=16), student_of(tiny_student, 4), 48, 3)
+    found = budget_of(TrainConfig(), student_of(tiny_student, 4), 48, 16, 3)
     assert found.updates == 3 * MOST_PASSES and found.passes == MOST_PASSES
 
 
 def test_slow_steps_get_as_many_updates_as_fit_the_minutes_but_not_next_to_none(tiny_student):
     student = student_of(tiny_student, 4)
-    assert budget_of(TrainConfig(), student, 10**6, 15625, seconds=6.0).updates == 10 * MINUTES
-    assert budget_of(TrainConfig(), student, 10**6, 15625, seconds=600.0).updates == FEWEST
+    assert budget_of(TrainConfig(), student, 10**6, 64, 15625, seconds=6.0).updates == 10 * MINUTES
+    assert budget_of(TrainConfig(), student, 10**6, 64, 15625, seconds=600.0).updates == FEWEST
 
 
 def test_epochs_that_are_chosen_are_what_is_done_whatever_it_takes(tiny_student):
-    found = budget_of(TrainConfig(epochs=2.5), student_of(tiny_student, 4), 6400, 100, seconds=600.0)
+    found = budget_of(TrainConfig(epochs=2.5), student_of(tiny_student, 4), 6400, 64, 100, seconds=600.0)
     assert found.updates == 250 and found.passes == 2.5
+
+
+def test_large_images_come_in_half_the_batch_unless_it_is_chosen_and_never_more_than_there_are():
+    assert batch_of(TrainConfig(), 10**4, 28 * 28) == BATCH and batch_of(TrainConfig(), 10**4, 224 * 224) == BATCH // 2
+    assert batch_of(TrainConfig(batch_size=100), 10**4, 224 * 224) == 100 and batch_of(TrainConfig(), 48, 28 * 28) == 48
 
 
 def test_it_says_updates_passes_and_time():
