@@ -15,7 +15,7 @@ RUNTIMES ?= wheel,onnxruntime,onnxruntime==1.17.3,reference
 BITS    ?= --weight-bits 4 --activation-bits 4
 RECIPE  ?= --epochs 1 --flip --shift 2
 
-.PHONY: install data cut quantize train demo test lint types bench latency results verify accept accept-deploy docs clean
+.PHONY: install data cut quantize train demo test lint types bench latency results strangers verify accept accept-deploy docs clean
 
 install: $(VENV)/installed
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -71,6 +71,12 @@ latency: install $(VENV)-deploy/installed
 # docs/results.md, measured: under an hour on 2 cores.
 results: install data $(VENV)-deploy/installed
 	$(BIN)/python benchmarks/results.py --deploy-python $(VENV)-deploy/bin/python
+
+# docs/strangers.md, measured: networks that nobody here made; hours on 2 cores, kept row by row in runs/strangers. Wants data/photos and data/heldout,
+# which scripts/photos_teacher.py and scripts/heldout_teacher.py make with PyTorch.
+strangers: install data $(VENV)-deploy/installed
+	$(BIN)/pip install --quiet --editable '.[accept]'
+	$(BIN)/python benchmarks/strangers.py --deploy-python $(VENV)-deploy/bin/python --out docs/strangers.md
 
 # The student of `make demo` under every runtime that can be installed here, on all test images.
 verify: demo

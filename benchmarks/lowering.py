@@ -37,7 +37,7 @@ def distilled(bits: int, seed: int, lowered: bool, epochs: float, threads: int, 
     )
     line += f" --threads {threads} --no-report --json -o {folder}"
     done = subprocess.run([sys.executable, *start, *line.split()], stdout=subprocess.PIPE, text=True, check=True)
-    return next(row for row in json.loads(done.stdout) if row["name"] == "distilled")
+    return json.loads(done.stdout)[-1]
 
 
 def main() -> None:

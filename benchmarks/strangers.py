@@ -24,6 +24,7 @@ from statistics import median
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -36,6 +37,7 @@ from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig  # no
 from onnx_distill.cut import cut  # noqa: E402
 from onnx_distill.data import Images, Preprocess, open_images  # noqa: E402
 from onnx_distill.evaluate import agreement, mean_kl, top_k  # noqa: E402
+from onnx_distill.lookup import array, consumers, initializers  # noqa: E402
 from onnx_distill.normalize.prepare import prepare  # noqa: E402
 from onnx_distill.pipeline import quantize_with_images  # noqa: E402
 from onnx_distill.ready.calibrated import drawn  # noqa: E402
@@ -92,12 +94,15 @@ SOURCES = {
     "photos": "scripts/photos_teacher.py: ResNet-18 of 64x64 rendered objects, 2,500 images, torch, BatchNorm folded",
     "photos-batchnorm": "the same, BatchNorm not folded",
 }
+FILES["photos-rescaled"] = FILES["photos"]
+SOURCES["photos-rescaled"] = "the first, each channel between two convolutions of a block times 1/100 to 100, and back"
 PHOTOS = {"mean": (123.675, 116.28, 103.53), "scale": tuple(1 / deviation for deviation in (58.395, 57.12, 57.375))}
 
 
 def _of_files(name: str, train: int) -> Task:
     teacher, *images = (ROOT / path for path in FILES[name])
     model = prepare(models.load(teacher))
+    model = rescaled(model) if name.endswith("rescaled") else model
     how = Preprocess.of(model).replace(**(PHOTOS if name.startswith("photos") else {}))
     rest, test = (open_images(path, preprocess=how) for path in images)
     return Task(
@@ -109,6 +114,30 @@ def _of_files(name: str, train: int) -> Task:
         drawn(rest, train, 0) if train < len(rest) else rest,
         test,
     )
+
+
+def rescaled(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
+    """The same function: where one Conv alone reads, through a Relu, what another makes, random factors per channel go in between."""
+    made, rng = onnx.ModelProto(), np.random.default_rng(seed)
+    made.CopyFrom(model)
+    constants, readers, count = initializers(made), consumers(made), 0
+    for first in made.graph.node:
+        after = readers.get(first.output[0], [])
+        last = readers.get(after[0].output[0], []) if len(after) == 1 and after[0].op_type == "Relu" else []
+        if first.op_type != "Conv" or len(first.input) < 3 or [node.op_type for node in last] != ["Conv"]:
+            continue
+        w, b, v = (array(constants[name]) for name in (*first.input[1:3], last[0].input[1]))
+        factors = np.exp(rng.uniform(np.log(0.01), np.log(100), len(b))).astype(np.float32)
+        new = {
+            first.input[1]: w * factors[:, None, None, None],
+            first.input[2]: b * factors,
+            last[0].input[1]: v / factors[:, None, None],
+        }
+        for name, values in new.items():
+            constants[name].CopyFrom(numpy_helper.from_array(values, name))
+        count += 1
+    assert count, "no two convolutions with a Relu between"
+    return made
 
 
 def _options(words: tuple[str, ...]) -> dict:

@@ -22,6 +22,7 @@ def ours(folder: Path, threads: int, learned: str, lowered: bool):
 
     from onnx_distill import artifacts
     from onnx_distill.config import DistillConfig, TrainConfig
+    from onnx_distill.trainable.units import natural_units
     from onnx_distill.training.optimizer import Optimizer
     from onnx_distill.training.step import Step
     from onnx_distill.training.teacher import Teacher
@@ -32,10 +33,13 @@ def ours(folder: Path, threads: int, learned: str, lowered: bool):
     del model
     with tempfile.TemporaryDirectory() as build:
         batch = len(images) if lowered else None
-        made = artifacts.build(onnx.load(str(folder / "student.onnx")), DistillConfig(), learned, Path(build), batch)
+        student = onnx.load(str(folder / "student.onnx"))
+        made = artifacts.build(student, DistillConfig(), learned, Path(build), batch)
         step = Step(made, threads)
     p, everything = made.parameters, np.arange(len(images))
-    optimizer = Optimizer(step.parameters, p.weights, p.biases, p.steps, TrainConfig(threads=threads))
+    units = natural_units(student, p)
+    del student
+    optimizer = Optimizer(step.parameters, p.weights, p.biases, p.steps, TrainConfig(threads=threads), units)
 
     def act() -> None:
         step.run(images, teacher.logits(images, everything), labels)

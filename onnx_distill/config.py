@@ -100,7 +100,8 @@ class DistillConfig:
         return replace(self, alpha=self.teacher_share if labelled or self.alpha is not None else 1.0)
 
 
-RATES = {"natural": 0.02, "adamw": 1e-3, "sgd": 1e-2}  # usual peak learning rates: in natural units, and in plain ones
+RATES = {"natural": 0.01, "adamw": 1e-3, "sgd": 1e-2}  # usual peak learning rates: in natural units, and in plain ones
+LOW_BITS, LOW_BITS_RATE = 4, 0.02  # below so many bits values have farther to go: in natural units
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,11 @@ class TrainConfig:
     def natural(self) -> bool:
         """Whether values are learned in units of their own."""
         return self.units == "natural" or (self.units is None and self.optimizer == "adamw")
+
+    def for_bits(self, bits: int) -> TrainConfig:
+        """The same with a learning rate: the one chosen, else the usual one for so many bits."""
+        low = self.natural and self.learning_rate is None and bits < LOW_BITS
+        return replace(self, learning_rate=LOW_BITS_RATE if low else self.peak_rate)
 
     @property
     def peak_rate(self) -> float:

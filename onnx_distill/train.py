@@ -22,7 +22,7 @@ from onnx_distill.quantization.bias import align_biases
 from onnx_distill.trainable.features import choose
 from onnx_distill.trainable.units import natural_units
 from onnx_distill.training.average import Average
-from onnx_distill.training.budget import batch_of, budget_of, mixup_of
+from onnx_distill.training.budget import batch_of, budget_of, lowest_bits, mixup_of
 from onnx_distill.training.fit import check_fit, check_sizes
 from onnx_distill.training.optimizer import Optimizer
 from onnx_distill.training.order import Order
@@ -65,7 +65,7 @@ def train(
     is noticed, and training begins again at half the rate. note: called with a sentence on what was decided.
     Raises InputError where teacher, student and images do not fit together.
     """
-    distill = distill.of_images(images.labels is not None)
+    distill, config = distill.of_images(images.labels is not None), config.for_bits(lowest_bits(student))
     check_fit(student, [teacher, *also], images, distill)
     features = choose(teacher, student, distill.features)
     batch_size = batch_of(config, len(images), math.prod(images.read(np.arange(1)).shape[2:]))

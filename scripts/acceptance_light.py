@@ -42,7 +42,7 @@ GAINS = {"BatchNormalization": (1, 4), "Mul": (1,)}  # inputs that scale: near 1
 WEIGHTED = ("Conv", "Gemm")
 WEIGHTS = {"weight": 2.0, "head": 0.1}  # variance times fan-in
 RANGES = {"gain": (0.8, 1.2), "branch": (0.2, 0.4)}
-RECIPE = TrainConfig(learning_rate=3e-5, schedule="constant", warmup=0.0)
+RECIPE = TrainConfig(epochs=1, units="plain", learning_rate=3e-5, schedule="constant", warmup=0.0)
 
 
 def with_weights(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:

@@ -31,7 +31,7 @@ RUNTIMES = {ORT: ("wheel", "onnxruntime", "onnxruntime==1.17.3", "onnxruntime-we
 WANTED = 0.999  # of top-1
 FEW = {"teacher": 500, "text": 200}  # images for the reference evaluator
 TRAINING = {run.name: (run.lines, run.options) for run in text.RUNS}  # the classifier's: lines and options
-TRAINING["W4A4"] = 6000, ("--epochs", "2", "--lr", "1e-3")
+TRAINING["W4A4"] = 6000, ("--epochs", "2", "--units", "plain", "--lr", "1e-3", "--warmup", "0.05")
 
 
 def of_text(case: str, target: str, args: argparse.Namespace) -> tuple[Path, Path]:

@@ -87,3 +87,28 @@ def test_choices_are_frozen(kind):
     name = dataclasses.fields(kind)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError, match=f"cannot assign to field '{name}'"):
         setattr(kind(), name, 1)
+
+
+@pytest.mark.parametrize(
+    "config, bits, rate",
+    [
+        (TrainConfig(), 8, 0.01),
+        (TrainConfig(), 4, 0.01),
+        (TrainConfig(), 3, 0.02),
+        (TrainConfig(learning_rate=0.5), 2, 0.5),
+        (TrainConfig(units="plain"), 2, 1e-3),
+        (TrainConfig(optimizer="sgd"), 2, 1e-2),
+    ],
+)
+def test_the_usual_rate_is_that_of_the_units_and_in_natural_ones_of_the_bits(config, bits, rate):
+    assert config.for_bits(bits).peak_rate == rate
+
+
+def test_steps_share_the_rate_of_values_in_natural_units_unless_theirs_is_chosen():
+    assert TrainConfig(learning_rate=0.5).peak_step_rate == 0.5 and TrainConfig(step_rate=0.1).peak_step_rate == 0.1
+    assert TrainConfig(units="plain", learning_rate=0.5).peak_step_rate == 1e-3
+
+
+def test_natural_units_want_adamw():
+    with pytest.raises(InputError, match="^the optimizer is sgd and units are natural; wanted adamw"):
+        TrainConfig(optimizer="sgd", units="natural")
