@@ -37,7 +37,7 @@ def ours(folder: Path, threads: int, learned: str, lowered: bool):
         made = artifacts.build(student, DistillConfig(), learned, Path(build), batch)
         step = Step(made, threads)
     p, everything = made.parameters, np.arange(len(images))
-    units = natural_units(student, p)
+    units = natural_units(student, p.weights + p.biases, p.steps)
     del student
     optimizer = Optimizer(step.parameters, p.weights, p.biases, p.steps, TrainConfig(threads=threads), units)
 

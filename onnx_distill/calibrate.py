@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 from onnx_distill import numerics, runtime
 from onnx_distill.closest import closest
+from onnx_distill.edit import fresh_name
 from onnx_distill.errors import InputError
-from onnx_distill.lookup import image_input, producers
+from onnx_distill.facts.logits import value_types
+from onnx_distill.lookup import image_input, names, producers, shape_of
 from onnx_distill.numerics import IntegerRange
 from onnx_distill.quantization import histogram as hist
 from onnx_distill.quantization.histogram import Histogram
@@ -87,6 +90,38 @@ def _runs(session, batches, fetched: list[str], run_bytes: int) -> Iterator[tupl
             images_per_run = max(1, run_bytes // max(1, size))
             start += len(images)
             yield images, outputs
+
+
+def mean_squares(
+    model: onnx.ModelProto, axes: dict[str, int], batches: Iterable[np.ndarray], threads: int | None = None
+) -> dict[str, np.ndarray]:
+    """Name -> mean of x^2 of each channel (float64) over all batches, for the float model's values; axes: name -> axis of its channels.
+
+    The runtime adds up each image's, so that no value is handed over and the order of the images moves nothing but a float64's last bit.
+    The first axis is the images'.
+    """
+    copy, taken = onnx.ModelProto(), names(model)
+    fetched: list[str] = []
+    copy.CopyFrom(model)
+    types = value_types(model)
+    for value, axis in axes.items():
+        square, others, total, size = (fresh_name(f"{value}/{what}", taken) for what in ("square", "others", "sum", "size"))
+        rest = [other for other in range(len(shape_of(types[value]))) if other not in (0, axis)]
+        copy.graph.initializer.append(numpy_helper.from_array(np.array(rest, np.int64), others))
+        copy.graph.node.append(helper.make_node("Mul", [value, value], [square]))
+        copy.graph.node.append(helper.make_node("ReduceSum", [square, others], [total], keepdims=0, noop_with_empty_axes=1))
+        copy.graph.node.append(helper.make_node("Size", [value], [size]))
+        fetched += [total, size]
+    copy.graph.output.extend(onnx.ValueInfoProto(name=output) for output in fetched)
+    session = runtime.open_session(copy, threads)
+    sums: dict[str, np.ndarray] = dict.fromkeys(axes, np.zeros(()))
+    counts = dict.fromkeys(axes, 0.0)
+    for images in batches:
+        found = runtime.run(session, images, fetched)
+        for value, added, elements in zip(axes, found[::2], found[1::2]):
+            sums[value] = sums[value] + added.astype(np.float64).sum(axis=0)
+            counts[value] += float(elements) / added.shape[1]
+    return {value: sums[value] / max(counts[value], 1.0) for value in axes}
 
 
 def choose_range(

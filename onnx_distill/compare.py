@@ -17,6 +17,7 @@ import onnx
 from onnx_distill import qdq, runtime
 from onnx_distill.columns import aligned
 from onnx_distill.errors import InputError
+from onnx_distill.integer_form.equalize import as_equalized
 from onnx_distill.lookup import array, image_input, initializers, producers
 from onnx_distill.numerics import broadcastable, dequantize, fake_quantize, quantize
 from onnx_distill.qdq import Quantizer
@@ -54,6 +55,7 @@ def compare(
 
     Those that pass on the integers of another, behind a Reshape or MaxPool, are left out. Memory: the quantized values of one batch. Raises InputError for a student without float quantizers, or no images.
     """
+    teacher = as_equalized(teacher, student)
     constants = initializers(student)
     found = [q for q in qdq.find(student) if not q.stored]
     weights, activations = ([q for q in found if (q.source in constants) == wanted] for wanted in (True, False))

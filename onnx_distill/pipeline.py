@@ -110,9 +110,10 @@ def run(
     save(result, exported)
 
     watch.stage("measure")
-    models = {"float": teacher, "PTQ": deployable(student, teacher, None, weight_storage)}
-    if not trained.kept:
-        models["distilled"] = result
+    if trained.best.epoch:
+        models = {"float": teacher, "PTQ": deployable(student, teacher, None, weight_storage), "distilled": result}
+    else:
+        models = {"float": teacher, "PTQ": result}
     scores = scores_of(models, test_images, config.threads, float_model.graph.output[0].name)
     rows = rows_of(models, scores, test_images, config.threads)
     write_result(folder, rows, choices(quantization, loss, config), trained.kept)

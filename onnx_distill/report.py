@@ -30,10 +30,11 @@ def table_cells(rows: list[Row]) -> list[list[str]]:
 
 def _cells(row: Row, first: Row, sizes: list[int]) -> list[str]:
     m = row.measured
-    shares = [_percent(value, m.count) for value in (m.top1, m.top5, m.agreement)]
     return [
         row.name,
-        *shares,
+        _percent(m.top1, m.count),
+        _percent(m.top5, m.count),
+        _percent(m.agreement, 0 if row is first else m.count),  # with itself a model agrees without an error
         "-" if m.kl is None else f"{m.kl:.4f}",
         _kilobytes(m.size_bytes),
         *(_latency(row, first, size) for size in sizes),
@@ -41,10 +42,10 @@ def _cells(row: Row, first: Row, sizes: list[int]) -> list[str]:
 
 
 def _percent(share: float | None, count: int) -> str:
-    """In %, with its standard error where that is large enough to matter."""
+    """In %, with its standard error where that is large enough to matter. count: images; 0: the share is exact."""
     if share is None:
         return "-"
-    return f"{100 * share:.2f}" + (f" ± {100 * share_error(share, count):.1f}" if count < FEW else "")
+    return f"{100 * share:.2f}" + (f" ± {100 * share_error(share, count):.1f}" if 0 < count < FEW else "")
 
 
 def _kilobytes(size: int | None) -> str:

@@ -181,7 +181,7 @@ def _units(student: onnx.ModelProto, kinds: artifacts.Parameters, config: TrainC
     """Unit of each parameter; None where all are learned as they stand. A rate of the steps that was chosen is relative to the steps."""
     if not config.natural:
         return None
-    units = natural_units(student, kinds)
+    units = natural_units(student, kinds.weights + kinds.biases, kinds.steps)
     return units if config.step_rate is None else {**units, **dict.fromkeys(kinds.steps, np.ones((), np.float32))}
 
 

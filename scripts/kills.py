@@ -6,6 +6,7 @@ python scripts/kills.py 100 [SEED]     needs data/ (make data); prints how many 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import shutil
 import subprocess
@@ -50,6 +51,9 @@ def main(kills: int, seed: int) -> int:
     subprocess.run([sys.executable, "-m", "onnx_distill", *line.split()], check=True, capture_output=True)
     started = time.monotonic()
     subprocess.run(command(student, folder / "whole"), check=True, capture_output=True)
+    if json.loads((folder / "whole" / "trained.json").read_text())["kept"]:
+        print(f"training did not change the student: its bytes would say little; it is in {folder}")
+        return 1
     seconds, wanted, killed = time.monotonic() - started, digest(folder / "whole"), 0
     while killed < kills:
         shutil.rmtree(run, ignore_errors=True)

@@ -150,8 +150,8 @@ def w3a3_student(teacher, fashion_train):
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory) -> Path:
-    """A folder with teacher.onnx (8x8 grey, three classes), set/ (a folder per class), list.txt and test.npz."""
-    from test_cli import onnx_distill  # not above: pytest is to rewrite its assertions
+    """A folder with teacher.onnx (8x8 grey, three classes), its clipped student s.onnx, set/ (a folder per class), list.txt and test.npz."""
+    from test_cli import CLIPPED, onnx_distill  # not above: pytest is to rewrite its assertions
 
     folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
     model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
@@ -173,6 +173,6 @@ def files(tmp_path_factory) -> Path:
     (folder / "list.txt").write_text("\n".join(lines))
     scale = "--mean 127.5 --scale 0.01"
     assert onnx_distill(f"cut {folder}/teacher.onnx -o {folder}/logits.onnx").code == 0
-    line = f"quantize {folder}/logits.onnx --data {folder}/test.npz {scale} --weight-bits 3 --threads 1 -o {folder}/s.onnx"
+    line = f"quantize {folder}/logits.onnx --data {folder}/test.npz {scale} --weight-bits 3 {CLIPPED} --threads 1 -o {folder}/s.onnx"
     assert onnx_distill(line).code == 0
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import inspect
 import re
@@ -21,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 FUNCTIONS = [name for name in od.__all__ if name.islower() and not name.startswith("_")]
 QUICK = dict(validation=12)
+CLIPPED = od.QuantizeConfig(weight_bits=3, calibration_method="percentile", percentile=60)  # a student that loses much,
+RECIPE = od.TrainConfig(threads=1, batch_size=8, epochs=2, learning_rate=0.3, step_rate=0.3)  # and a training that mends it
 
 
 def python(code: str, folder: Path = ROOT) -> str:
@@ -48,7 +51,7 @@ def images(teacher, pixels):
 
 @pytest.fixture(scope="module")
 def student(teacher, images) -> onnx.ModelProto:
-    return od.quantize_model(od.cut_model(teacher), images, od.QuantizeConfig(weight_bits=3), threads=1)
+    return od.quantize_model(od.cut_model(teacher), images, CLIPPED, threads=1)
 
 
 # ---- the names
@@ -133,9 +136,8 @@ def test_an_unknown_preset_and_labels_beside_a_path_are_refused(pixels, tmp_path
 
 
 def test_stages_make_what_the_whole_way_makes(teacher, images, student, tmp_path):
-    quantization, training = od.QuantizeConfig(weight_bits=3), od.TrainConfig(threads=1, batch_size=8)
-    outcome = od.run_pipeline(teacher, images, images, tmp_path / "run", quantization, training=training, **QUICK)
-    trained = od.train_model(student, teacher, images, training=training, **QUICK)
+    outcome = od.run_pipeline(teacher, images, images, tmp_path / "run", CLIPPED, training=RECIPE, **QUICK)
+    trained = od.train_model(student, teacher, images, training=RECIPE, **QUICK)
     exported = od.export_model(trained.best.student, teacher)
     assert outcome.student.read_bytes() == exported.SerializeToString(deterministic=True)
     found = od.evaluate_models({"float": teacher, "distilled": exported}, images, threads=1)
@@ -145,16 +147,15 @@ def test_stages_make_what_the_whole_way_makes(teacher, images, student, tmp_path
 
 def test_training_tells_of_every_step_and_evaluation(teacher, images, student):
     steps, scores = [], []
-    training = od.TrainConfig(threads=1, batch_size=8, epochs=2)
     trained = od.train_model(
-        student, teacher, images, training=training, on_step=steps.append, on_evaluation=scores.append, **QUICK
+        student, teacher, images, training=RECIPE, on_step=steps.append, on_evaluation=scores.append, **QUICK
     )
     assert [p.step for p in steps] == list(range(1, 13))
     assert [(at.epoch, at.score) for at in scores] == [*trained.scores[-len(scores) :]]
 
 
 def test_a_further_teacher_and_features_teach_too(teacher, images, student):
-    training, other = od.TrainConfig(threads=1, batch_size=8), onnx.ModelProto()
+    other = onnx.ModelProto()
     other.CopyFrom(teacher)
     for tensor in (t for t in other.graph.initializer if t.data_type == onnx.TensorProto.FLOAT):
         tensor.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(tensor), tensor.name))
@@ -162,14 +163,15 @@ def test_a_further_teacher_and_features_teach_too(teacher, images, student):
     losses = []
     for more, also in (((), ()), ((distillation,), ()), ((), [other])):
         seen = []
-        od.train_model(student, teacher, images, *more, training=training, also_teachers=also, on_step=seen.append, **QUICK)
+        od.train_model(student, teacher, images, *more, training=RECIPE, also_teachers=also, on_step=seen.append, **QUICK)
         losses.append(seen[-1].loss)
     assert len(set(losses)) == 3
 
 
 def test_an_interrupted_training_goes_on_in_its_folder_to_the_same_student(teacher, images, student, tmp_path):
-    training = od.TrainConfig(threads=1, batch_size=8, epochs=2, save_every=2)
+    training = dataclasses.replace(RECIPE, save_every=2)
     whole = od.train_model(student, teacher, images, training=training, **QUICK)
+    assert not whole.kept
 
     def killed(progress):
         if progress.step == 7:
@@ -186,10 +188,31 @@ def test_an_interrupted_training_goes_on_in_its_folder_to_the_same_student(teach
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
-def test_unless_told_otherwise_a_tenth_of_the_images_is_held_out(teacher, images, student):
-    trained = od.train_model(student, teacher, images, training=od.TrainConfig(threads=1, batch_size=8))
+def test_unless_told_otherwise_a_quarter_of_few_images_is_held_out(teacher, images, student):
+    trained = od.train_model(student, teacher, images, training=RECIPE)
     facts = {entry.key: entry.value for entry in trained.best.student.metadata_props}
-    assert facts["onnx_distill.score_of"] == "top-1 on 6 held-out images"
+    assert facts["onnx_distill.score_of"] == "top-1 on 15 held-out images" and trained.best.images == 15
+
+
+@pytest.mark.parametrize(
+    "quantization, training, why",
+    [
+        (od.QuantizeConfig(), RECIPE, "PTQ is enough: the KL to the teacher is "),
+        (CLIPPED, dataclasses.replace(RECIPE, learning_rate=1e-9, step_rate=0), "training did not help: "),
+    ],
+    ids=["not trained", "trained in vain"],
+)
+def test_a_student_that_training_does_not_improve_comes_back_as_it_was_and_says_why(
+    teacher, images, tmp_path, quantization, training, why
+):
+    outcome = od.run_pipeline(teacher, images, images, tmp_path / "run", quantization, training=training, **QUICK)
+    assert outcome.trained.kept.startswith(why) and [row.name for row in outcome.rows] == ["float", "PTQ"]
+    student = od.quantize_model(od.cut_model(teacher), images, quantization, threads=1)
+    trained = od.train_model(student, teacher, images, training=training, **QUICK)
+    constants = [{t.name: t.raw_data for t in model.graph.initializer} for model in (student, trained.best.student)]
+    assert trained.kept == outcome.trained.kept and constants[0] == constants[1]
+    found = od.evaluate_models({"float": teacher, "shipped": od.load_model(outcome.student)}, images, threads=1)
+    assert (found["shipped"].kl, found["shipped"].size_bytes) == (outcome.rows[1].measured.kl, outcome.rows[1].measured.size_bytes)
 
 
 def test_a_ranking_may_choose_the_bits(teacher, images):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import graphs
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from onnx.reference import ReferenceEvaluator
 
 from onnx_distill import numerics, runtime
-from onnx_distill.calibrate import METHODS, _runs, calibrate, choose_range
+from onnx_distill.calibrate import METHODS, _runs, calibrate, choose_range, mean_squares
 from onnx_distill.errors import InputError
 from onnx_distill.quantization import histogram as hist
 
@@ -386,3 +387,12 @@ def test_choose_range_rejects_what_it_does_not_know():
         choose_range(h, "max", integers)
     with pytest.raises(InputError, match="the percentile is 0.999; wanted 50 to 100"):
         choose_range(h, "percentile", integers, percentile=0.999)
+
+
+def test_mean_squares_are_numpys_for_each_channel_whatever_the_batches():
+    model = graphs.net(graphs.CONV + "r = Relu(a) p = Flatten(r) y = MatMul(p, f)", graphs.ROWS)
+    images = graphs.random_images(model, 11)
+    found = mean_squares(model, {"a": 1, "p": 1}, [images[:4], images[4:]], 1)
+    a = graphs.simulated(graphs.net(graphs.CONV + "y = Identity(a)"), images)[0].astype(np.float64)
+    assert np.allclose(found["a"], np.square(a).mean(axis=(0, 2, 3)), rtol=1e-5)
+    assert np.allclose(found["p"], np.square(np.maximum(a, 0).reshape(11, -1)).mean(axis=0), rtol=1e-5)

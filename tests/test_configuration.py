@@ -14,7 +14,10 @@ from onnx_distill.cli.configuration import defaults_from, merged
 from onnx_distill.errors import InputError
 
 COMMANDS = [name for name in sorted(main.commands) if name != "completion"]
-SAMPLES = {"SIZES": "1x8x8", "NAME=VALUE": "keep=1", "SHARE|BYTES": 0.5}  # of our own types; else of click's
+SAMPLES = {  # of our own types; else of click's
+    **{"SIZES": "1x8x8", "NAME=VALUE": "keep=1", "SHARE|BYTES": 0.5},
+    **{"auto|float": 0.5, "auto|integer": 3},
+}
 
 
 def sample(parameter: click.Parameter):
@@ -65,7 +68,7 @@ def test_a_single_value_is_taken_for_an_option_that_may_be_repeated(tmp_path):
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("epochs: many", r"has epochs: 'many'; 'many' is not a valid float"),
+        ("epochs: many", r"has epochs: 'many'; 'many' is not a valid float, nor auto"),
         ("epochs: true", r"has epochs: True; 'True' is not a valid float"),
         ("epochs: [1, 2]", r"has epochs: \[1, 2\]; '1,2' is not a valid float"),
         ("epochs: {a: 1}", r"has epochs: \{'a': 1\}; wanted a value, or a list"),

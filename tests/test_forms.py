@@ -185,7 +185,7 @@ def train(student: onnx.ModelProto, images: np.ndarray, wanted: np.ndarray, fold
     """Parameters that three steps did not move."""
     made = artifacts.build(student, DistillConfig(alpha=1.0, temperature=1.0), "all", folder, len(images))
     step, parameters = Step(made, 1), made.parameters
-    recipe = TrainConfig(learning_rate=1e-3, schedule="constant", warmup=0.0)
+    recipe = TrainConfig(learning_rate=1e-3, units="plain", schedule="constant", warmup=0.0)
     optimizer = Optimizer(step.parameters, parameters.weights, parameters.biases, parameters.steps, recipe)
     before = {name: values.copy() for name, values in step.parameters.items()}
     for _ in range(3):

@@ -73,13 +73,23 @@ def test_rate_of_a_run_that_is_continued_leaves_out_what_was_done_before(clock, 
     assert capsys.readouterr().err == "train: 1,100 of 2,000 images (55 %), 10/s, 0:01:30 left\n"
 
 
+def test_rate_of_a_run_that_goes_back_is_that_since_then(clock, capsys):
+    bar = progress.Bar("train", 2000, "images")
+    bar.update(1000)
+    clock.now = 5.0
+    bar.update(100)
+    clock.now = 15.0
+    bar.update(200)
+    assert capsys.readouterr().err == "train: 200 of 2,000 images (10 %), 10/s, 0:03:00 left\n"
+
+
 def test_without_a_terminal_there_is_no_bar(files, tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "onnx_distill", *train(files, tmp_path / "run", LONG).split()], capture_output=True, text=True
     )
     assert result.returncode == 0
     assert "\r" not in result.stderr and "\x1b" not in result.stderr
-    assert all(line.startswith("epoch ") for line in result.stderr.splitlines())
+    assert all(re.match(r"epoch |480 updates of |at update \d+ ", line) for line in result.stderr.splitlines())
 
 
 def test_on_a_terminal_there_is_a_bar_without_colours(files, tmp_path):

@@ -19,7 +19,7 @@ from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import Images
 from onnx_distill.evaluate import agreement
-from onnx_distill.lookup import image_input, shape_of
+from onnx_distill.lookup import image_input, initializers, shape_of
 from onnx_distill.normalize import normalize
 from onnx_distill.normalize.image_form import as_images, is_nhwc
 from onnx_distill.normalize.prepare import prepare
@@ -29,6 +29,7 @@ from onnx_distill.preflight import preflight
 from onnx_distill.ready.calibrated import ready
 from onnx_distill.ready.deployable import deployable
 from onnx_distill.train import with_parameters
+from onnx_distill.trainable.units import natural_units
 from onnx_distill.training.optimizer import Optimizer
 from onnx_distill.training.step import Step
 
@@ -39,7 +40,7 @@ FAMILIES = (
 )
 SIZE = 16  # of an image whose height and width the model leaves open
 W4A4 = QuantizeConfig(weight_bits=4, activation_bits=4)
-RECIPE = TrainConfig(learning_rate=3e-4, schedule="constant", warmup=0.0)
+RECIPE = TrainConfig(learning_rate=3e-4, units="plain", schedule="constant", warmup=0.0)
 TEACHER_ALONE = DistillConfig(temperature=2, alpha=1)
 
 each_of_the_zoo = pytest.mark.parametrize("name", ZOO)
@@ -219,6 +220,17 @@ def test_ten_steps_train_every_parameter(name):
     assert losses[-1] < 0.9 * losses[0]
     assert [n for n, values in step.parameters.items() if np.array_equal(values, start[n])] == []
     check_export(name, with_parameters(student(name), step.parameters), images)
+
+
+@each_of_the_zoo
+def test_every_parameter_has_a_natural_unit(name):
+    """Finite, above 0, of a shape that broadcasts to the parameter's own."""
+    parameters, constants = artifacts.trainable(student(name), "all"), initializers(student(name))
+    units = natural_units(student(name), parameters)
+    assert set(units) == set(parameters.all)
+    for parameter, unit in units.items():
+        shape = tuple(constants[parameter].dims)
+        assert np.broadcast_shapes(unit.shape, shape) == shape and np.isfinite(unit).all() and (unit > 0).all(), parameter
 
 
 def check_export(name: str, trained: onnx.ModelProto, images: np.ndarray) -> None:

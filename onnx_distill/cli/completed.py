@@ -42,9 +42,12 @@ def lacks_report(folder: Path) -> bool:
 
 
 def complete_result(
-    folder: Path, teacher: onnx.ModelProto, images: Images, said: str, ctx: click.Context, configs: dict[str, Any]
+    folder: Path, teacher: onnx.ModelProto, images: Images, said: str, ctx: click.Context, configs: dict[str, Any], kept: str
 ) -> tuple[list[Row], Measured | None]:
-    """The rows of result.json, made where they are missing, and what a report wants, where that is missing and wanted."""
+    """The rows of result.json, made where they are missing, and what a report wants, where that is missing and wanted.
+
+    configs, kept: what write_result wants.
+    """
     rows, wanted = read_rows(folder), ctx.params["report"] and lacks_report(folder)
     if rows is not None and not wanted:
         return rows, None
@@ -52,5 +55,5 @@ def complete_result(
     student = models.load(qdq) if qdq.is_file() else None
     found = measured(folder, teacher, student, images, said, ctx.params["weight_storage"], ctx.params["threads"])
     if rows is None:
-        write_result(folder, found.rows, configs)
+        write_result(folder, found.rows, configs, kept)
     return rows or found.rows, replace(found, rows=rows or found.rows) if wanted else None

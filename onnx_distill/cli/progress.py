@@ -21,7 +21,7 @@ class Bar:
     def __init__(self, what: str, total: int, unit: str):
         self.what, self.total, self.unit = what, total, unit
         self.began = self.told = time.monotonic()
-        self.pause = FIRST
+        self.pause, self.done = FIRST, 0
         self.first: int | None = None
         self._bar: tqdm | None = None
         if level() > QUIET and sys.stderr.isatty():
@@ -29,10 +29,11 @@ class Bar:
 
     def update(self, done: int, text: str = "") -> None:
         """`done` of the parts are there; at the last one the bar ends."""
-        if self.first is None:  # of a run that is continued the first parts were done before
+        if self.first is None and self._bar is not None:
+            self._bar.initial = self._bar.n = done
+        if self.first is None or done < self.done:  # a run that is continued had parts done before; one may go back
             self.first, self.began = done, time.monotonic()
-            if self._bar is not None:
-                self._bar.initial = self._bar.n = done
+        self.done = done
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._bar.n)

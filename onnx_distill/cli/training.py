@@ -108,18 +108,20 @@ def train(
         held_out, said = held_out_part(images, validation, config.held_out_seed)
         found = measured(folder.path, original, qdq, held_out, said, weight_storage, config.threads)
         finish(ctx, folder.path, original, found)
-    before, best, speed = trained.scores[0][1], trained.best, trained.images_per_second
+    best = trained.best
     result = {
         "student": str(exported),
-        "before": before,
+        "before": trained.scores[0][1],
         "best": best.score,
         "epoch": best.epoch,
         "kl": best.kl,
         "kept": trained.kept,
         **({"seeds": seeds} if seeds else {}),
     }
-    text = f"{result['student']}: {best} after {best.epoch:g} epochs, {100 * before:.2f} % before"
-    click.echo(json.dumps({**result, "images_per_second": speed}) if as_json else f"{text}; {speed:.0f} images/s")
+    if as_json:
+        click.echo(json.dumps({**result, "images_per_second": trained.images_per_second}))
+    else:
+        click.echo(f"{exported}: {_gain(trained)}")
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
     _stop_code(ctx, trained)
@@ -192,7 +194,7 @@ def run(
             if not exported.is_file():
                 models.save(deployable(trained.best.student, original, None, weight_storage), exported)
             configs = pipeline.choices(quantization, loss, config)
-            rows, found = complete_result(path, original, test, said, ctx, configs)
+            rows, found = complete_result(path, original, test, said, ctx, configs, trained.kept)
         else:
             several: list[dict] = []
 
@@ -226,7 +228,7 @@ def run(
     print_rows(rows, as_json, seeds)
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
-    tell(f"{exported}: trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s")
+    tell(f"{exported}: {_effort(trained)}")
     if found is not None:
         watch.stage("report")
         finish(ctx, folder.path, original, found)
@@ -263,13 +265,28 @@ def _end(folder: RunFolder, trained: Trained, sources: dict[str, str], seeds: di
         leave_facts(folder.path, trained, sources, seeds)  # of a run that was finished before the same bytes
         folder.finish()
     if trained.kept:
-        warn(trained.kept)
+        (warn if trained.images else tell)(trained.kept)  # that PTQ is enough is no reason to worry
     if trained.interrupted:
         warn(f"interrupted; the best so far is kept, and --resume goes on from the last checkpoint in {folder.path}")
     if trained.stopped:
         warn(f"stopped: {trained.stopped}{'; --resume goes on from there' if trained.out_of_time else ''}")
     if profile and Path(profile).is_file():
         click.echo(cost_table(costs(Path(profile))), err=True)
+
+
+def _gain(trained: Trained) -> str:
+    """What the student is worth, and what the model that training began with."""
+    if not trained.best.epoch:
+        return f"the PTQ model, {trained.best}"
+    before, speed = 100 * trained.scores[0][1], trained.images_per_second
+    return f"{trained.best} after {trained.best.epoch:g} epochs, {before:.2f} % before; {speed:.0f} images/s"
+
+
+def _effort(trained: Trained) -> str:
+    """What the student took to make."""
+    if not trained.best.epoch:
+        return "the PTQ model"
+    return f"trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s"
 
 
 def _stop_code(ctx, trained) -> None:

@@ -62,7 +62,12 @@ class Auto(click.ParamType):
         self.name = f"auto|{self.kind.name}"
 
     def convert(self, value, param, ctx):
-        return None if value is None or value == "auto" else self.kind.convert(value, param, ctx)
+        if value is None or value == "auto":
+            return None
+        try:
+            return self.kind.convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message.rstrip('.')}, nor auto.", param, ctx)
 
 
 class Size(click.ParamType):

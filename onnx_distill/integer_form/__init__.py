@@ -1,6 +1,7 @@
 """The form of a float model that stock runtimes run in integers once it has quantizers: one rewrite a file, as in normalize.
 
 Only what is quantized is written so, for as floats the operators are better left as they are. Weights that change have new names.
+Before that, channels.py and equalize.py level the channels between layers; there names stay.
 """
 
 from __future__ import annotations

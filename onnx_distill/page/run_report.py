@@ -60,7 +60,7 @@ def measured(
 ) -> Measured:
     """Teacher, the QDQ student that training began with (None: not known) and the exported one of a run folder, side by side."""
     trained, exported = load(folder / TRAINED), load(folder / student_file(storage))
-    models = {"float": teacher, "PTQ" if "kept" in provenance(exported) else "distilled": exported}
+    models = {"float": teacher, "distilled" if _is_trained(provenance(exported)) else "PTQ": exported}
     if qdq is not None and "distilled" in models:
         began = deployable(adopt(qdq, logits_model(qdq, teacher)), teacher, None, storage)
         models = {"float": teacher, "PTQ": began, "distilled": exported}
@@ -113,17 +113,22 @@ def write_report(report: Report, folder: Path) -> Path:
     return folder / PAGE
 
 
+def _is_trained(origin: dict[str, str]) -> bool:
+    """Whether a student is a trained one, and not the PTQ model that training began with."""
+    return "kept" not in origin and origin.get("epochs") != "0"
+
+
 def _subtitle(origin: dict[str, str], config: dict[str, Any]) -> str:
     bits = "".join(
         f"{letter}{origin[name]}" for letter, name in (("W", "weight_bits"), ("A", "activation_bits")) if name in origin
     )
     how = ", ".join(f"{name} {origin[name]}" for name in ("temperature", "alpha", "epochs") if name in origin)
     of = f" of {config['teacher']}" if "teacher" in config else ""
-    if "kept" in origin:
-        return f"{bits or 'QDQ'} student{of} by onnx-distill {origin.get('tool', __version__)}. {_sentence(origin['kept'])}."
-    return f"{bits or 'QDQ'} student{of}, distilled by onnx-distill {origin.get('tool', __version__)}" + (
-        f": {how}." if how else "."
-    )
+    by = f"by onnx-distill {origin.get('tool', __version__)}"
+    if not _is_trained(origin):
+        why = origin.get("kept", "it is the PTQ model: no trained one was better yet")
+        return f"{bits or 'QDQ'} student{of} {by}. {_sentence(why)}."
+    return f"{bits or 'QDQ'} student{of}, distilled {by}" + (f": {how}." if how else ".")
 
 
 def _sentence(text: str) -> str:

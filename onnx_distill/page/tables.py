@@ -43,7 +43,7 @@ def _mark(yes: bool) -> str:
 
 
 def results(rows: list[Row], measured_on: str) -> str:
-    """Float, PTQ, distilled: what `onnx-distill run` prints at its end."""
+    """Float, PTQ and, where training helped, distilled: what `onnx-distill run` prints at its end."""
     heads, *lines = table_cells(rows)
     heads[0] = "model"
     shown = [[escape(cell) for cell in line] for line in lines]

@@ -1,7 +1,8 @@
 """QDQ models of other tools (onnxruntime.quantization and friends) in the form that `train` trains.
 
 Such a model stores its weights as integers with only a DequantizeLinear, biases likewise as int32. Here both become float
-again: the teacher's own values where name and shape match, else the dequantized ones. Scales and zero points stay.
+again: the teacher's own values where name and shape match and they round to these integers, else the dequantized ones: a student
+may have been equalised or trained before. Scales and zero points stay.
 """
 
 from __future__ import annotations
@@ -104,15 +105,25 @@ def _widen(model: onnx.ModelProto) -> None:
 def _float_values(integers, dequantize, constants, originals) -> np.ndarray:
     names_to_try = [integers.name] + [integers.name[: -len(s)] for s in SUFFIXES if integers.name.endswith(s)]
     original = next((originals[name] for name in names_to_try if name in originals), None)
-    if original is not None and list(original.dims) == list(integers.dims) and original.data_type == TensorProto.FLOAT:
-        return array(original)
     q = array(integers).astype(np.int32)
     per_axis = len(constants[dequantize.input[1]].dims) == 1 and constants[dequantize.input[1]].dims[0] > 1
     axis = attribute(dequantize, "axis", 1) % max(q.ndim, 1) if per_axis else None
     scale = numerics.broadcastable(array(constants[dequantize.input[1]]), q.ndim, axis)
-    zero_point = array(constants[dequantize.input[2]]).astype(np.int32) if len(dequantize.input) > 2 else np.int32(0)
-    zero_point = np.reshape(zero_point, scale.shape)
+    zero_point = np.zeros(scale.shape, np.int32)
+    if len(dequantize.input) > 2:
+        zero_point = np.reshape(array(constants[dequantize.input[2]]).astype(np.int32), scale.shape)
+    if original is not None and original.data_type == TensorProto.FLOAT and list(original.dims) == list(integers.dims):
+        values = array(original)
+        return values if _rounds_to(values, q, scale, zero_point) else numerics.dequantize(q, scale, zero_point)
     return numerics.dequantize(q, scale, zero_point)
+
+
+def _rounds_to(values: np.ndarray, integers: np.ndarray, scale: np.ndarray, zero_point: np.ndarray) -> bool:
+    """Whether the values, clipped to the integers' own range, are these integers: to a step, for tools round and correct in ways of
+    their own, and to float32 where a bias is many steps."""
+    rounded = np.rint(np.asarray(values, np.float64) / scale) + zero_point
+    off = np.abs(np.clip(rounded, integers.min(initial=0), integers.max(initial=0)) - integers)
+    return bool(np.all(off <= 1 + 1e-6 * np.abs(integers)))
 
 
 def _scalar_scales(model: onnx.ModelProto) -> None:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Iterable
 
 import numpy as np
 import onnx
 
 from onnx_distill import __version__
-from onnx_distill.calibrate import calibrate, choose_range
+from onnx_distill.calibrate import calibrate, choose_range, mean_squares
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.data import Images, batches
 from onnx_distill.errors import InputError
 from onnx_distill.facts.provenance import stamp
 from onnx_distill.integer_form import integer_form
+from onnx_distill.integer_form.equalize import channel_axes, equalized
 from onnx_distill.normalize import normalize_in_place
 from onnx_distill.normalize.batch import require_free
 from onnx_distill.normalize.image_form import as_images, with_float_logits
 from onnx_distill.normalize.prepare import pinned_to, prepare
 from onnx_distill.normalize.trace import first_empty
-from onnx_distill.numerics import IntegerRange
 from onnx_distill.placement import Plan, plan, with_node_names
 from onnx_distill.quantization.histogram import Histogram
 from onnx_distill.quantization.layer_bits import bits_summary, layer_bits
@@ -31,7 +32,7 @@ MOST_BITS = 8  # with which no target has fewer quantizers than with less
 
 @dataclass(frozen=True)
 class Calibrated:
-    """model: float, ends in its logits, its nodes named and in the form that integers run in. histograms: of each activation
+    """model: float, ends in its logits, equalised, its nodes named and in the form that integers run in. histograms: of each activation
     that a quantizer may stand at, whatever the bits."""
 
     model: onnx.ModelProto
@@ -40,15 +41,21 @@ class Calibrated:
 
 
 def calibrated(model: onnx.ModelProto, images: Images, config: QuantizeConfig, threads: int = 0) -> Calibrated:
-    """The float model normalized and calibrated on all of the images; of the configuration all but the bits counts.
+    """The float model normalized, equalised and calibrated on all of the images; of the configuration all but the bits counts.
 
     Height and width that the model leaves free are pinned to the images' own.
     """
+    read = lambda: (batch.images for batch in batches(images, BATCH))  # noqa: E731
     prepared = with_quantizable_opset(with_node_names(ready(model, image_shape(images))))
-    prepared = integer_form(prepared, config.exclude, bool(config.symmetric))
+    prepared = integer_form(_equalized(prepared, read(), threads or None), config.exclude, bool(config.symmetric))
     values = [site.value for site in plan(prepared, replace(config, activation_bits=MOST_BITS)).activations]
-    found = calibrate(prepared, values, lambda: (batch.images for batch in batches(images, BATCH)), threads or None)
+    found = calibrate(prepared, values, read, threads or None)
     return Calibrated(prepared, found, len(images))
+
+
+def _equalized(model: onnx.ModelProto, read: Iterable[np.ndarray], threads: int | None) -> onnx.ModelProto:
+    axes = channel_axes(model)
+    return equalized(model, mean_squares(model, axes, read, threads)) if axes else model
 
 
 def drawn(images: Images, count: int, seed: int) -> Images:
@@ -83,15 +90,14 @@ def quantized(source: Calibrated, config: QuantizeConfig) -> onnx.ModelProto:
     made = quantize(source.model, sites, activation_ranges(source, sites, config), config)
     facts = {"target": config.target, "weight_bits": config.weight_bits, "activation_bits": config.activation_bits}
     facts["bits"] = bits_summary(layer_bits(made)) if config.bits else None
-    methods = sorted({_method(config, site.integers) for site in sites.activations})
-    return stamp(made, tool=__version__, calibration="+".join(methods), **facts)
+    return stamp(made, tool=__version__, calibration=_method(config), **facts)
 
 
 def activation_ranges(source: Calibrated, sites: Plan, config: QuantizeConfig) -> dict[str, tuple[float, float]]:
     """Value -> real low and high, as the configuration's method chooses them for the bits of each site."""
     choose = lambda site: choose_range(  # noqa: E731
         source.histograms[site.value],
-        _method(config, site.integers),
+        _method(config),
         site.integers,
         bool(config.symmetric),
         config.percentile,
@@ -99,8 +105,6 @@ def activation_ranges(source: Calibrated, sites: Plan, config: QuantizeConfig) -
     return {site.value: choose(site) for site in sites.activations}
 
 
-def _method(config: QuantizeConfig, integers: IntegerRange) -> str:
-    """minmax wastes little of 8 bits and clips nothing; below, some clipping buys resolution."""
-    if config.calibration_method != "auto":
-        return config.calibration_method
-    return "minmax" if integers.qmax - integers.qmin >= 127 else "mse"
+def _method(config: QuantizeConfig) -> str:
+    """Some clipping buys resolution, at 8 bits too: there the KL of seven networks' students was 0 to 35 % below that of minmax."""
+    return "mse" if config.calibration_method == "auto" else config.calibration_method

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx
+from onnx import helper
 
 from onnx_distill import __version__
 from onnx_distill.artifacts import class_count
@@ -11,6 +12,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.export import export
 from onnx_distill.facts.logits import MARK, find_logits
 from onnx_distill.facts.provenance import provenance, stamp
+from onnx_distill.integer_form.equalize import METADATA_KEY
 from onnx_distill.lookup import data_inputs, image_input, producers, shape_of
 from onnx_distill.normalize.image_form import back_to, is_nhwc, logits_back_to
 from onnx_distill.normalize.prepare import constants_of, pinned_to, prepare
@@ -32,6 +34,10 @@ def deployable(
     runs_on = target_of(target or provenance(student).get("target", DEFAULT))
     integers = back_to(export(student, runs_on, weight_storage), original)
     made = put_back_tail(logits_back_to(integers, original), original)
+    facts = {
+        entry.key: entry.value for entry in made.metadata_props if entry.key != METADATA_KEY
+    }  # factors: for training alone
+    helper.set_model_props(made, facts)
     origin = provenance(teacher).get("teacher_sha256")
     storage = weight_storage if weight_storage != "int8" else None
     return stamp(made, tool=__version__, teacher_sha256=origin, logits=logits, target=runs_on.name, weight_storage=storage)

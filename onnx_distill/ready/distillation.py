@@ -18,6 +18,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.evaluate import kl_of_rows, predict, top_k
 from onnx_distill.export import export
 from onnx_distill.facts.provenance import data_sha256, stamp
+from onnx_distill.integer_form.equalize import as_equalized
 from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.ready.adopt import adopt
 from onnx_distill.ready.calibrated import image_shape, ready
@@ -89,6 +90,8 @@ def distill(
         ready(float_model, image_shape(images)),
         [_further(one, teacher, image_shape(images)) for one in also],
     )
+    if loss.features:  # inner values are like the teacher's where its channels are scaled as the student's
+        float_model = as_equalized(float_model, student)
     features = choose(float_model, student, loss.features)
     deployable(student, teacher)  # refuses now what could not be exported after the training
     rest, held_out = split(images, validation, config.held_out_seed)

@@ -62,6 +62,8 @@ class RunFolder:
     def step(self, progress: Progress) -> None:
         if progress.step <= self._step:  # training went back: what was logged since is no part of it any more
             self._forget_from(progress.step)
+            if self._board is not None:
+                self._board.forget_from(progress.step)
         self._step = progress.step
         if progress.step % self.log_every == 0 or progress.step in (1, progress.steps):
             self._log(step=progress.step, images=progress.images, loss=progress.loss, learning_rate=progress.learning_rate)

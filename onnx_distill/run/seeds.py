@@ -47,17 +47,18 @@ class Seeds:
         return replace(self.trained[self.best], interrupted=unfinished[0], out_of_time=unfinished[1])
 
     def facts(self) -> dict[str, Any]:
-        """For JSON: each seed's score, the best seed, median, lowest and highest score."""
+        """For JSON: each seed's score and KL, the best seed, median, lowest and highest score."""
         scores = self.scores
+        kls = {str(seed): trained.best.kl for seed, trained in self.trained.items()}
         spread = {"median": median(scores.values()), "lowest": min(scores.values()), "highest": max(scores.values())}
-        return {"scores": {str(seed): score for seed, score in scores.items()}, "seed": self.best, **spread}
+        return {"scores": {str(seed): score for seed, score in scores.items()}, "kls": kls, "seed": self.best, **spread}
 
 
 def told_of_seeds(facts: dict[str, Any]) -> str:
-    """The line that says which seed is the best, and how far the others are from it."""
+    """The line that says which seed is the best, and how far the scores lie apart."""
     low, middle, high = (f"{100 * facts[name]:.2f}" for name in ("lowest", "median", "highest"))
     many = len(facts["scores"])
-    return f"seed {facts['seed']} is the best of {many}: median {middle} %, {low} to {high} % on held-out images"
+    return f"seed {facts['seed']} has the lowest KL of {many}: median {middle} %, {low} to {high} % on held-out images"
 
 
 def train_seeds(

@@ -34,6 +34,11 @@ class Board:
         """step: after which it was."""
         self._write(step, {SCORE: checkpoint.score})
 
+    def forget_from(self, step: int) -> None:
+        """The run goes back: what was written of this step and of later ones is shown no more."""
+        self.close()
+        self._writer, self._resumed = None, step - 1
+
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -55,4 +60,5 @@ class Board:
             for path in self._folder.glob(PATTERN):
                 path.unlink()
             return self._make(str(self._folder))
-        return self._make(str(self._folder), purge_step=self._resumed + 1)
+        later = len(list(self._folder.glob(PATTERN)))  # files of one second have one name otherwise; they are read in its order
+        return self._make(str(self._folder), purge_step=self._resumed + 1, filename_suffix=f".{later}")

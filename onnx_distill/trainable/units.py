@@ -13,12 +13,12 @@ by c and the next one by 1/c scales values, gradients (by 1/c and c) and units a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
 
 from onnx_distill import numerics, qdq
-from onnx_distill.artifacts import Parameters
 from onnx_distill.lookup import array, initializers
 from onnx_distill.qdq import Quantizer
 from onnx_distill.quantization.bias import biased_sides
@@ -29,19 +29,22 @@ FLOAT_STEPS = 64  # values without a quantizer
 SMALLEST = 1e-12  # units of constants that are 0
 
 
-def natural_units(student: onnx.ModelProto, parameters: Parameters) -> dict[str, np.ndarray]:
-    """Parameter -> float32 unit that broadcasts against it: in its own size, that of a step relative to the step."""
+def natural_units(student: onnx.ModelProto, values: Iterable[str], steps: Iterable[str]) -> dict[str, np.ndarray]:
+    """Parameter -> float32 unit that broadcasts against it: in its own size, that of a step relative to the step.
+
+    values: names of the weights and biases of a QDQ model that are learned; steps: of the scales.
+    """
     constants, found = initializers(student), qdq.find(student)
     by_source, by_scale = {q.source: q for q in found}, {q.scale: q for q in reversed(found)}
     biases = _bias_units(student, found, constants)
     units: dict[str, np.ndarray] = {}
-    for name in parameters.weights + parameters.biases:
-        values, q = array(constants[name]), by_source.get(name)
+    for name in values:
+        tensor, q = array(constants[name]), by_source.get(name)
         if q is not None:
-            units[name] = numerics.broadcastable(array(constants[q.scale]), values.ndim, q.axis)
+            units[name] = numerics.broadcastable(array(constants[q.scale]), tensor.ndim, q.axis)
         else:
-            units[name] = biases.get(name, _float_unit(values))
-    for name in parameters.steps:
+            units[name] = biases.get(name, _float_unit(tensor))
+    for name in steps:
         integers = by_scale[name].integers
         units[name] = np.array(STEP / (integers.qmax - integers.qmin), np.float32)
     return {name: np.maximum(np.asarray(unit, np.float32), np.float32(SMALLEST)) for name, unit in units.items()}

@@ -60,7 +60,7 @@ def test_the_exported_student_says_where_it_comes_from(folder):
         "target": own_target(),
         "weight_bits": "4",
         "activation_bits": "8",
-        "calibration": "minmax",
+        "calibration": "mse",
         "temperature": "20.0",
         "alpha": "1.0",
         "data_sha256": data_sha256(images),

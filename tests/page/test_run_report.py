@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import onnx_distill
+from test_cli import CLIPPED, onnx_distill
 from test_cli_runs import QUICK
 
 from onnx_distill.data import ArrayImages, Preprocess
@@ -66,7 +66,7 @@ def run(files, tmp_path_factory) -> Path:
     """The folder of a whole run on a folder of images."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     data = f"--data {files}/set --test-data {files}/set --workers 0 --mean 127.5 --scale 0.01 --weight-bits 3"
-    result = onnx_distill(f"run {files}/teacher.onnx {data} {QUICK} --report -o {folder}")
+    result = onnx_distill(f"run {files}/teacher.onnx {data} {CLIPPED} {QUICK} --report -o {folder}")
     assert result.code == 0, result.err
     return folder
 
@@ -95,7 +95,7 @@ def test_report_names_images_classes_and_the_commands_that_repeat_it(run, files)
     first, second, third = found["commands"]
     assert first.startswith(f"onnx-distill run {files}/teacher.onnx --data {files}/set --workers 0 ")
     assert " --weight-bits 3 " in first and first.endswith(
-        f" --epochs 2.0 --batch-size 4 --validation 12 --shift 1 --threads 1 --output {run}"
+        f" --epochs 2.0 --batch-size 4 --lr 0.3 --step-rate 0.3 --validation 12 --shift 1 --threads 1 --output {run}"
     )
     assert second.startswith(f"onnx-distill run --config {run}/config.yaml") and third == f"onnx-distill report {run}"
     assert found["config"]["weight_bits"] == 3 and found["provenance"]["weight_bits"] == "3"
@@ -128,9 +128,9 @@ def test_report_of_a_training_is_measured_on_what_was_held_out(files, tmp_path):
 def seeds_of(files, run: Path) -> list[Path]:
     """A run of two seeds by `run`, and the folders of its seeds, the best one first."""
     data = f"--data {files}/test.npz --test-data {files}/test.npz --mean 127.5 --scale 0.01 --weight-bits 3"
-    made = onnx_distill(f"run {files}/teacher.onnx {data} {QUICK} --seeds 2 -o {run}")
+    made = onnx_distill(f"run {files}/teacher.onnx {data} {CLIPPED} {QUICK} --seeds 2 -o {run}")
     assert made.code == 0, made.err
-    return sorted(run.glob("seed-*"), key=lambda path: -json.loads((path / "trained.json").read_text())["score"])
+    return sorted(run.glob("seed-*"), key=lambda path: json.loads((path / "trained.json").read_text())["kl"])
 
 
 def test_report_of_one_seed_of_several_is_made_and_its_student_with_it(files, tmp_path):

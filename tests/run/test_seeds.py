@@ -26,24 +26,28 @@ def result_of(line: str) -> dict:
     return json.loads(result.out)
 
 
-def of(*scores: float) -> Seeds:
-    return Seeds({k: Trained(Checkpoint(None, score, 1.0), (), 0, 0.0, False) for k, score in enumerate(scores, start=5)})
+def of(*scores: tuple[float, float]) -> Seeds:
+    """Seeds 5, 6, ... with these (score, KL)."""
+    made = (Trained(Checkpoint(None, score, 1.0, kl, 8), (), 0, 0.0, False) for score, kl in scores)
+    return Seeds(dict(enumerate(made, start=5)))
 
 
-def test_best_is_the_first_of_the_highest_and_the_spread_is_told():
-    seeds = of(0.5, 0.75, 0.25, 0.75)
+def test_best_is_the_first_of_the_lowest_kl_and_the_spread_of_the_scores_is_told():
+    seeds = of((0.75, 0.5), (0.5, 0.125), (0.25, 0.25), (0.75, 0.125))
     assert seeds.facts() == {
-        "scores": {"5": 0.5, "6": 0.75, "7": 0.25, "8": 0.75},
+        "scores": {"5": 0.75, "6": 0.5, "7": 0.25, "8": 0.75},
+        "kls": {"5": 0.5, "6": 0.125, "7": 0.25, "8": 0.125},
         **{"seed": 6, "median": 0.625, "lowest": 0.25, "highest": 0.75},
     }
-    assert told_of_seeds(seeds.facts()) == "seed 6 is the best of 4: median 62.50 %, 25.00 to 75.00 % on held-out images"
+    assert told_of_seeds(seeds.facts()) == "seed 6 has the lowest KL of 4: median 62.50 %, 25.00 to 75.00 % on held-out images"
 
 
 def test_each_seed_is_the_run_that_it_would_be_alone_and_the_best_is_exported(files, tmp_path):
     found = result_of(train(files, tmp_path / "all", "--seed 3 --seeds 3"))
-    scores = found["seeds"]["scores"]
-    assert list(scores) == ["3", "4", "5"] and found["best"] == max(scores.values())
-    assert found["seeds"]["median"] == median(scores.values())
+    scores, kls = found["seeds"]["scores"], found["seeds"]["kls"]
+    assert list(scores) == list(kls) == ["3", "4", "5"] and len(set(kls.values())) == 3
+    assert kls[str(found["seeds"]["seed"])] == found["kl"] == min(kls.values())
+    assert found["seeds"]["median"] == median(scores.values()) and not found["kept"]
     for seed, score in scores.items():
         alone = result_of(train(files, tmp_path / seed, f"--seed {seed} --split-seed 3"))
         one, two = (folder / "trained.qdq.onnx" for folder in (tmp_path / seed, tmp_path / "all" / f"seed-{seed}"))
@@ -55,7 +59,7 @@ def test_each_seed_is_the_run_that_it_would_be_alone_and_the_best_is_exported(fi
 
 def test_text_result_names_the_best_seed_and_the_spread(files, tmp_path):
     result = onnx_distill(train(files, tmp_path / "run", "--seeds 2"))
-    assert result.code == 0 and result.out.splitlines()[1].startswith("seed ") and "is the best of 2: median" in result.out
+    assert result.code == 0 and result.out.splitlines()[1].startswith("seed ") and "has the lowest KL of 2: median" in result.out
 
 
 def test_configurations_repeat_all_seeds_and_each_alone(files, tmp_path):
@@ -108,9 +112,9 @@ def test_seeds_that_were_stopped_go_on_where_they_were(files, tmp_path, number):
 def test_seed_that_was_done_with_other_options_is_refused(files, tmp_path):
     assert onnx_distill(train(files, tmp_path / "run", "--seeds 2")).code == 0
     result = onnx_distill(train(files, tmp_path / "run", "--seeds 2 --lr 2e-3 --resume"))
-    assert result.code == 2 and "run was trained with other options (lr was 0.001, is 0.002); repeat" in result.err
+    assert result.code == 2 and "run was trained with other options (lr was 0.3, is 0.002); repeat" in result.err
     result = onnx_distill(train(files, tmp_path / "run", "--seeds 3 --lr 2e-3 --resume"))
-    assert result.code == 2 and "seed-0 was trained with other options (lr was 0.001, is 0.002); repeat" in result.err
+    assert result.code == 2 and "seed-0 was trained with other options (lr was 0.3, is 0.002); repeat" in result.err
 
 
 def test_further_seeds_are_trained_beside_those_that_are_done(files, tmp_path):

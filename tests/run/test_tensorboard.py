@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_cli import onnx_distill
 from test_cli_runs import train
 
+from onnx_distill.run.folder import RunFolder
 from onnx_distill.run.tensorboard import LOSS, RATE, SCORE
+from onnx_distill.training.trained import Checkpoint, Progress
 
 
 def shown(folder: Path) -> dict[str, dict[int, float]]:
@@ -48,7 +51,7 @@ def test_a_run_that_begins_anew_leaves_no_old_events(files, tmp_path):
 
 
 def test_a_run_that_was_killed_and_continued_is_drawn_once(files, tmp_path):
-    run, more = tmp_path / "run", "--tensorboard --epochs 60 --log-every 1 --save-every 7"
+    run, more = tmp_path / "run", "--tensorboard --epochs 60 --log-every 1 --save-every 7 --lr 0.02 --step-rate 0.02"
     process = subprocess.Popen(
         [sys.executable, "-m", "onnx_distill", *train(files, run, more).split()], stderr=subprocess.DEVNULL
     )
@@ -60,6 +63,18 @@ def test_a_run_that_was_killed_and_continued_is_drawn_once(files, tmp_path):
     assert process.wait() == -signal.SIGKILL  # it had not come to its end
     assert onnx_distill(train(files, run, more + " --resume")).code == 0
     assert len(list((run / "tensorboard").iterdir())) == 2 and shown(run) == logged(run)
+
+
+@pytest.mark.parametrize("back_to", [1, 3])
+def test_a_run_that_goes_back_is_drawn_once(tmp_path, back_to):
+    """As one does that begins again at half the rate, within the second in which it began."""
+    folder = RunFolder(tmp_path, log_every=1, tensorboard=True)
+    folder.evaluation(Checkpoint(None, 0.5, epoch=0.0, kl=0.25))
+    for rate, numbers in ((1.0, range(1, 6)), (0.5, range(back_to, 5)), (0.25, range(1, 4))):
+        for number in numbers:
+            folder.step(Progress(number, steps=9, images=number, loss=rate, learning_rate=rate))
+    folder.finish()
+    assert shown(tmp_path) == logged(tmp_path) and shown(tmp_path)[RATE] == {1: 0.25, 2: 0.25, 3: 0.25}
 
 
 def test_without_tensorboardx_it_is_said_before_the_run(files, tmp_path, monkeypatch):

@@ -19,7 +19,8 @@ FLOAT_ERROR = 2.0**-20  # a few roundings of float32 an update, some hundred upd
 
 
 def units_of(student):
-    return natural_units(student, artifacts.trainable(student, "all"))
+    found = artifacts.trainable(student, "all")
+    return natural_units(student, found.weights + found.biases, found.steps)
 
 
 def test_the_unit_of_a_weight_is_its_quantization_step(tiny_student):
