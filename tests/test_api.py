@@ -212,7 +212,10 @@ def test_a_student_that_training_does_not_improve_comes_back_as_it_was_and_says_
     constants = [{t.name: t.raw_data for t in model.graph.initializer} for model in (student, trained.best.student)]
     assert trained.kept == outcome.trained.kept and constants[0] == constants[1]
     found = od.evaluate_models({"float": teacher, "shipped": od.load_model(outcome.student)}, images, threads=1)
-    assert (found["shipped"].kl, found["shipped"].size_bytes) == (outcome.rows[1].measured.kl, outcome.rows[1].measured.size_bytes)
+    assert (found["shipped"].kl, found["shipped"].size_bytes) == (
+        outcome.rows[1].measured.kl,
+        outcome.rows[1].measured.size_bytes,
+    )
 
 
 def test_a_ranking_may_choose_the_bits(teacher, images):

@@ -104,7 +104,9 @@ def given(tmp_path_factory) -> Path:
     np.savez(folder / "large.npz", images=rng.integers(0, 256, (60, 8, 8), np.uint8), labels=rng.integers(0, 3, 60))
     np.save(folder / "pickle.npy", np.array([{"a": 1}, print], dtype=object), allow_pickle=True)
     (folder / "cut_short.npz").write_bytes((folder / "images.npz").read_bytes()[:1000])
-    quantize = f"quantize {folder}/logits.onnx --data {folder}/images.npz --weight-bits 3 {CLIPPED} --threads 1 --target ort-x86"
+    quantize = (
+        f"quantize {folder}/logits.onnx --data {folder}/images.npz --weight-bits 3 {CLIPPED} --threads 1 --target ort-x86"
+    )
     done = [
         onnx_distill(f"cut {folder}/teacher.onnx -o {folder}/logits.onnx"),
         onnx_distill(f"{quantize} -o {folder}/student.onnx"),
@@ -368,6 +370,14 @@ def test_eval_with_json_measures_teacher_and_model(given):
     assert (teacher["name"], teacher["count"], teacher["agreement"], teacher["kl"]) == ("teacher", 60, 1.0, 0.0)
     assert model["size_bytes"] == (given / "int8.onnx").stat().st_size
     assert list(model["latency_seconds"]) == ["2"] and result.err == ""
+
+
+def test_percentages_of_few_images_stand_beside_their_errors(given):
+    lines = onnx_distill(
+        f"eval {given}/int8.onnx --teacher {given}/teacher.onnx {DATA} --batch-sizes ''".format(given=given)
+    )
+    first, second = (re.split(r"\s{2,}", line) for line in lines.out.splitlines()[1:])
+    assert first[3] == "100.00" and all(re.fullmatch(r"\d+\.\d\d ± \d+\.\d", cell) for cell in second[1:4])
 
 
 def test_eval_without_batch_sizes_measures_no_latency(given):

@@ -151,7 +151,9 @@ def test_json_of_a_training_that_did_not_help_says_why(files, tmp_path):
 def test_what_is_exported_then_is_the_model_that_training_began_with(files, tmp_path):
     done(train(files, tmp_path / "run", IN_VAIN))
     done(f"export {files}/s.onnx --teacher {files}/teacher.onnx -o {tmp_path}/ptq.onnx")
-    (ptq, kept) = ([*model.graph.initializer] for model in (onnx.load(str(tmp_path / "ptq.onnx")), student(tmp_path / "run")))
+    (ptq, kept) = (
+        [*model.graph.initializer] for model in (onnx.load(str(tmp_path / "ptq.onnx")), student(tmp_path / "run"))
+    )
     assert ptq == kept
 
 

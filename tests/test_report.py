@@ -13,6 +13,7 @@ from onnx_distill.run.result import Row
 FLOAT = Row("float", Evaluation(10000, 0.9466, 0.9998, 1.0, 0.0, 1_379_045, {1: 0.000150, 64: 0.0091}))
 PTQ = Row("PTQ", Evaluation(10000, 0.5, 0.75, 0.625, 0.38761, 463_924, {1: 0.000100, 64: 0.0182}))
 DISTILLED = Row("distilled", Evaluation(10000, 1.0, 1.0, 0.99995, 12.5, 999_499, {1: 0.000300, 64: 0.00455}))
+FEW = Row("few", Evaluation(100, 0.9, 1.0, 0.5, 0.25, 463_924, {1: 0.000100, 64: 0.0182}))
 UNKNOWN = Row("unlabelled, of unknown size", Evaluation(7))
 
 
@@ -37,6 +38,20 @@ def test_table_says_how_many_times_as_fast_as_the_first_row_each_is():
     assert cells(lines[3])[-2:] == ["0.300 (0.50x)", "4.550 (2.00x)"]
 
 
+def test_percentages_of_few_images_have_their_standard_error_beside_them():
+    """sqrt(0.9 * 0.1 / 100) is 3 points; all of 100 have the error of a share with one of 101 wrong."""
+    assert cells(table([FLOAT, FEW]).splitlines()[2])[1:4] == ["90.00 ± 3.0", "100.00 ± 1.0", "50.00 ± 5.0"]
+
+
+@pytest.mark.parametrize("count, shown", [(2499, "90.00 ± 0.6"), (2500, "90.00")])
+def test_errors_are_shown_below_2500_images(count, shown):
+    assert cells(table([FLOAT, Row("a", Evaluation(count, 0.9))]).splitlines()[2])[1] == shown
+
+
+def test_the_first_row_agrees_with_itself_without_an_error():
+    assert cells(table([FEW, FEW]).splitlines()[1])[1:4] == ["90.00 ± 3.0", "100.00 ± 1.0", "50.00"]
+
+
 def test_table_shows_what_is_not_known_as_a_dash():
     assert cells(table([FLOAT, UNKNOWN]).splitlines()[2]) == [UNKNOWN.name, *["-"] * 7]
 
@@ -50,7 +65,9 @@ def test_table_orders_batch_sizes_by_number():
     assert cells(table([row]).splitlines()[0])[-3:] == ["batch 1, ms", "batch 8, ms", "batch 64, ms"]
 
 
-@pytest.mark.parametrize("rows", [[FLOAT], [FLOAT, PTQ, DISTILLED], [UNKNOWN, FLOAT], [FLOAT, UNKNOWN]], ids=len)
+@pytest.mark.parametrize(
+    "rows", [[FLOAT], [FLOAT, PTQ, DISTILLED], [UNKNOWN, FLOAT], [FLOAT, UNKNOWN], [FEW, FLOAT, DISTILLED]], ids=len
+)
 def test_every_column_ends_in_the_same_place_on_every_line(rows):
     lines = table(rows).splitlines()
     assert len({len(line) for line in lines}) == 1

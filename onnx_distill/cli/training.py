@@ -78,6 +78,8 @@ def train(
 ):
     """Distill: the teacher's logits train a QDQ student; the best is exported.
 
+    Where no trained student is better by more than chance, the student that was given is exported, and every output says why.
+
     Writes trained.qdq.onnx, student.int8.onnx, config.yaml, log.jsonl and report.html; with --seeds those of the best, and a
     folder for each seed. Ctrl-C stops and keeps the best so far; a run that was killed goes on with --resume.
 

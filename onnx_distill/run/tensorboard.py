@@ -60,5 +60,7 @@ class Board:
             for path in self._folder.glob(PATTERN):
                 path.unlink()
             return self._make(str(self._folder))
-        later = len(list(self._folder.glob(PATTERN)))  # files of one second have one name otherwise; they are read in its order
+        later = len(
+            list(self._folder.glob(PATTERN))
+        )  # files of one second have one name otherwise; they are read in its order
         return self._make(str(self._folder), purge_step=self._resumed + 1, filename_suffix=f".{later}")

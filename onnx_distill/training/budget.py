@@ -9,8 +9,15 @@ import onnx
 from onnx_distill import qdq
 from onnx_distill.config import TrainConfig
 
-UPDATES = ((7, 200), (4, 1000), (2, 2000))  # from so many bits on; docs/experiments.md
-MOST_PASSES = 100  # over the images: beyond, what is learned is these images
+UPDATES = (
+    (7, 200, 200),
+    (4, 1000, 2000),
+    (2, 2000, 2000),
+)  # from so many bits on: at least, and where images are many; docs/experiments.md
+GAINING, MOST_PASSES = (
+    30,
+    100,
+)  # over the images: up to which more updates gained, and beyond which what is learned is these images
 MINUTES = 5.0  # what people wait for; --epochs takes what it takes
 FEWEST = 50  # updates, however slow
 BATCH, LARGE = 64, 128 * 128  # images; pixels of one
@@ -50,8 +57,8 @@ def budget_of(
     if config.epochs is not None:
         updates = max(1, round(config.epochs * per_epoch))
         return Budget(updates, batch, images, seconds * updates)
-    wanted = next(updates for bits, updates in UPDATES if lowest_bits(student) >= bits)
-    updates = min(wanted, MOST_PASSES * per_epoch)
+    least, most = next((least, most) for bits, least, most in UPDATES if lowest_bits(student) >= bits)
+    updates = min(max(least, min(most, GAINING * per_epoch)), MOST_PASSES * per_epoch)
     if seconds:
         updates = min(updates, max(FEWEST, int(60 * MINUTES / seconds)))
     return Budget(updates, batch, images, seconds * updates)

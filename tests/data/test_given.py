@@ -151,7 +151,7 @@ def test_reader_calibrates_as_the_array_does(tiny_float):
 
 
 def test_generator_trains_as_the_array_does(tiny_float, tiny_student):
-    config, loss = TrainConfig(batch_size=8, threads=1), DistillConfig()
+    config, loss = TrainConfig(epochs=2, batch_size=8, threads=1), DistillConfig()
     sources = ArrayImages(PIXELS[:, 0], LABELS), ((p, label) for p, label in zip(PIXELS, LABELS))
     one, two = (distill(tiny_student(), tiny_float, source, 8, loss, config) for source in sources)
     assert one.scores == two.scores and bytes_of(one.best.student) == bytes_of(two.best.student)

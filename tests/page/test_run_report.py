@@ -58,6 +58,23 @@ def test_log_that_went_back_is_drawn_once_and_scores_stand_at_their_steps():
     assert scores == [(0, 0.5), (4, 0.75)]
 
 
+ORIGIN = {"tool": "0.9", "weight_bits": "3", "activation_bits": "8", "temperature": "20.0", "epochs": "2"}
+UNFINISHED, KEPT = {**ORIGIN, "epochs": "0"}, {**ORIGIN, "epochs": "0", "kept": "training did not help: no"}
+
+
+@pytest.mark.parametrize(
+    "origin, said",
+    [
+        (ORIGIN, "W3A8 student of t.onnx, distilled by onnx-distill 0.9: temperature 20.0, epochs 2."),
+        (KEPT, "W3A8 student of t.onnx by onnx-distill 0.9. Training did not help: no."),
+        (UNFINISHED, "W3A8 student of t.onnx by onnx-distill 0.9. It is the PTQ model: no trained one was better yet."),
+    ],
+    ids=["trained", "kept", "unfinished"],
+)
+def test_subtitle_calls_a_student_distilled_only_where_it_is_a_trained_one(origin, said):
+    assert run_report._subtitle(origin, {"teacher": "t.onnx"}) == said
+
+
 # --- from the command line
 
 

@@ -39,7 +39,9 @@ def test_best_is_the_first_of_the_lowest_kl_and_the_spread_of_the_scores_is_told
         "kls": {"5": 0.5, "6": 0.125, "7": 0.25, "8": 0.125},
         **{"seed": 6, "median": 0.625, "lowest": 0.25, "highest": 0.75},
     }
-    assert told_of_seeds(seeds.facts()) == "seed 6 has the lowest KL of 4: median 62.50 %, 25.00 to 75.00 % on held-out images"
+    assert (
+        told_of_seeds(seeds.facts()) == "seed 6 has the lowest KL of 4: median 62.50 %, 25.00 to 75.00 % on held-out images"
+    )
 
 
 def test_each_seed_is_the_run_that_it_would_be_alone_and_the_best_is_exported(files, tmp_path):
@@ -59,7 +61,11 @@ def test_each_seed_is_the_run_that_it_would_be_alone_and_the_best_is_exported(fi
 
 def test_text_result_names_the_best_seed_and_the_spread(files, tmp_path):
     result = onnx_distill(train(files, tmp_path / "run", "--seeds 2"))
-    assert result.code == 0 and result.out.splitlines()[1].startswith("seed ") and "has the lowest KL of 2: median" in result.out
+    assert (
+        result.code == 0
+        and result.out.splitlines()[1].startswith("seed ")
+        and "has the lowest KL of 2: median" in result.out
+    )
 
 
 def test_configurations_repeat_all_seeds_and_each_alone(files, tmp_path):

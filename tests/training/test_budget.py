@@ -8,6 +8,7 @@ from onnx_distill.config import QuantizeConfig, TrainConfig
 from onnx_distill.training.budget import (
     BATCH,
     FEWEST,
+    GAINING,
     MINUTES,
     MIXUP,
     MOST_PASSES,
@@ -24,9 +25,12 @@ def student_of(tiny_student, weight_bits, activation_bits=8):
     return tiny_student(QuantizeConfig(weight_bits, activation_bits))
 
 
-@pytest.mark.parametrize("bits, updates", UPDATES)
-def test_fewer_bits_get_more_updates(bits, updates, tiny_student):
-    assert budget_of(TrainConfig(), student_of(tiny_student, bits), 10**6, 64, 15625).updates == updates
+@pytest.mark.parametrize("bits, least, most", UPDATES)
+def test_fewer_bits_get_more_updates_and_so_do_more_images(bits, least, most, tiny_student):
+    student = student_of(tiny_student, bits)
+    assert budget_of(TrainConfig(), student, 10**6, 64, 15625).updates == most
+    assert budget_of(TrainConfig(), student, 64 * 30, 64, 30).updates == least
+    assert budget_of(TrainConfig(), student, 64 * 50, 64, 50).updates == min(max(least, GAINING * 50), most)
 
 
 def test_the_bits_that_count_are_the_fewest_of_weights_and_activations(tiny_student):
@@ -40,7 +44,7 @@ def test_few_images_are_seen_a_limited_number_of_times(tiny_student):
 
 def test_slow_steps_get_as_many_updates_as_fit_the_minutes_but_not_next_to_none(tiny_student):
     student = student_of(tiny_student, 4)
-    assert budget_of(TrainConfig(), student, 10**6, 64, 15625, seconds=6.0).updates == 10 * MINUTES
+    assert budget_of(TrainConfig(), student, 10**6, 64, 15625, seconds=3.0).updates == 20 * MINUTES
     assert budget_of(TrainConfig(), student, 10**6, 64, 15625, seconds=600.0).updates == FEWEST
 
 
