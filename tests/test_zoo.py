@@ -226,7 +226,7 @@ def test_ten_steps_train_every_parameter(name):
 def test_every_parameter_has_a_natural_unit(name):
     """Finite, above 0, of a shape that broadcasts to the parameter's own."""
     parameters, constants = artifacts.trainable(student(name), "all"), initializers(student(name))
-    units = natural_units(student(name), parameters)
+    units = natural_units(student(name), parameters.weights + parameters.biases, parameters.steps)
     assert set(units) == set(parameters.all)
     for parameter, unit in units.items():
         shape = tuple(constants[parameter].dims)
