@@ -25,7 +25,7 @@ class QuantizeConfig:
         None  # one weight scale per output channel; False loses tens of points on depthwise nets; None: the target's
     )
     symmetric: Optional[bool] = None  # activations with zero point 0 in int8; None: the target's
-    calibration_method: str = "auto"  # auto: minmax at 8 bits, mse below
+    calibration_method: str = "auto"  # auto: mse
     percentile: Optional[float] = (
         None  # % of values inside the range, for the method percentile; None: 99.99, or 99.7 below 7 bits
     )

@@ -24,7 +24,7 @@ calibration_options = options(
     choice(
         "--calibration-method",
         "auto|minmax|percentile|mse|entropy",
-        "How activation ranges are chosen; auto: minmax from 7 bits on, mse below.",
+        "How activation ranges are chosen; auto: mse.",
     ),
     click.option(
         "--percentile",
