@@ -107,7 +107,7 @@ LOW_BITS, LOW_BITS_RATE = 4, 0.02  # below so many bits values have farther to g
 @dataclass(frozen=True)
 class TrainConfig:
     train: str = "auto"  # auto | always: where the PTQ student is its teacher's equal already, auto does not train it
-    epochs: Optional[float] = None  # passes over the training images; parts are fine. None: training/budget.py chooses
+    epochs: Optional[float] = None  # passes over the training images; parts are fine. None: training/duration.py chooses
     batch_size: Optional[int] = None  # images a step. None: 64, of large images 32
     units: Optional[str] = (
         None  # natural: every value is learned in its own unit (trainable/units.py); plain. None: sgd plain, adamw natural

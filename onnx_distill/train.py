@@ -22,7 +22,7 @@ from onnx_distill.quantization.bias import align_biases
 from onnx_distill.trainable.features import choose
 from onnx_distill.trainable.units import natural_units
 from onnx_distill.training.average import Average
-from onnx_distill.training.budget import batch_of, budget_of, lowest_bits, mixup_of
+from onnx_distill.training.duration import batch_of, duration_of, lowest_bits, mixup_of
 from onnx_distill.training.fit import check_fit, check_sizes
 from onnx_distill.training.optimizer import Optimizer
 from onnx_distill.training.order import Order
@@ -72,8 +72,8 @@ def train(
     order = Order(len(images), batch_size, config.seed)
     check_sizes(images, order.batches_per_epoch, config)
     steps_per_epoch = order.batches_per_epoch // config.accumulate
-    budget = budget_of(config, student, len(images), batch_size, steps_per_epoch)
-    augment = Augment(config.flip, config.shift, config.crop, config.colour, mixup_of(config, budget))
+    duration = duration_of(config, student, len(images), batch_size, steps_per_epoch)
+    augment = Augment(config.flip, config.shift, config.crop, config.colour, mixup_of(config, duration))
     classes = artifacts.class_count(student.graph.output[0])
     remember, inner_names = 0 if augment.changes else len(images), [feature.teacher for feature in features]
     guide = Teacher(teacher, config.threads, classes, remember, inner_names, also, distill.temperature)
@@ -101,9 +101,9 @@ def train(
         on_evaluation(checkpoint_of(student, first, 0.0))
         if config.epochs is None:
             seconds = _seconds(lambda: forward(0, False)) * config.accumulate
-            budget = budget_of(config, student, len(images), batch_size, steps_per_epoch, seconds)
-        record = begun(step.parameters, first, budget.updates, recipe)
-        note(f"{budget}, learning rate {config.peak_rate:g}{' quantization steps' if config.natural else ''}")
+            duration = duration_of(config, student, len(images), batch_size, steps_per_epoch, seconds)
+        record = begun(step.parameters, first, duration.updates, recipe)
+        note(f"{duration}, learning rate {config.peak_rate:g}{' quantization steps' if config.natural else ''}")
     else:
         check_recipe(found, recipe)
         record = restored(found, optimizer, average)

@@ -28,7 +28,7 @@ from onnx_distill.train import train
 from onnx_distill.trainable.features import choose
 from onnx_distill.training.ensemble import agreed_logits
 from onnx_distill.training.fit import check_fit
-from onnx_distill.training.score import SURE, Score, fall, fell
+from onnx_distill.training.score import Score, fell
 from onnx_distill.training.state import StateStore
 from onnx_distill.training.trained import Trained, checkpoint_of
 
@@ -157,8 +157,7 @@ def _adopted(
     after = score(trained.best.student) if trained.best.epoch else before
     if fell(before.kl, after.kl):
         return trained
-    mean, error = fall(before.kl, after.kl)
-    found = f"the KL to the teacher is {after.mean_kl:.3g} for {before.mean_kl:.3g}, within its noise of {SURE * error:.2g},"
+    found = f"the KL to the teacher is {after.mean_kl:.3g} after {before.mean_kl:.3g}, which may be chance,"
     if not trained.best.epoch:
         found = f"no KL to the teacher was below the {before.mean_kl:.3g} that it began with,"
     why = " and ".join(_reasons(trained, before)) or "the recipe may not suit it: try another --lr, or more --epochs"

@@ -17,8 +17,20 @@ def test_the_fall_of_a_kl_is_the_mean_of_the_paired_differences_with_its_standar
 
 
 def test_a_fall_counts_only_beyond_two_standard_errors():
-    noise = np.array([1.0, -1.0] * 50)  # standard error 0.1005
-    assert fell(noise + 0.21, np.zeros(100)) and not fell(noise + 0.19, np.zeros(100))
+    """Of the roots, which are 2 and what differs from 2 by 1 either way: a standard error of 0.1005."""
+    roots, level = np.array([3.0, 1.0] * 50), np.full(100, 4.0)
+    assert fell((roots + 0.21) ** 2, level) and not fell((roots + 0.19) ** 2, level)
+
+
+def test_a_few_images_far_off_do_not_hide_what_all_others_say():
+    before, after = np.full(16, 0.04), np.full(16, 0.01)
+    before[0], after[0] = 0.5, 0.7
+    mean, error = fall(before, after)
+    assert mean < 2 * error and fell(before, after)
+
+
+def test_a_mean_that_rose_is_no_fall_whatever_the_roots_say():
+    assert not fell(np.full(16, 0.04), np.array([1.0] + [0.01] * 15))
 
 
 def test_a_single_image_proves_nothing():

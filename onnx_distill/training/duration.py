@@ -25,7 +25,7 @@ MIXUP, FEW_IMAGES, OFTEN = 0.4, 5000, 5  # share; images, and passes over them, 
 
 
 @dataclass(frozen=True)
-class Budget:
+class Duration:
     """updates of the parameters, each by `batch` images, and the seconds that they will take (0: not known)."""
 
     updates: int
@@ -49,26 +49,26 @@ def batch_of(config: TrainConfig, images: int, pixels: int) -> int:
     return min(config.batch_size or usual, images)
 
 
-def budget_of(
+def duration_of(
     config: TrainConfig, student: onnx.ModelProto, images: int, batch: int, per_epoch: int, seconds: float = 0.0
-) -> Budget:
+) -> Duration:
     """batch: images a step. per_epoch: updates that one pass takes. seconds: that one update takes; 0: not known, and no limit of minutes."""
     batch = batch * config.accumulate
     if config.epochs is not None:
         updates = max(1, round(config.epochs * per_epoch))
-        return Budget(updates, batch, images, seconds * updates)
+        return Duration(updates, batch, images, seconds * updates)
     least, most = next((least, most) for bits, least, most in UPDATES if lowest_bits(student) >= bits)
     updates = min(max(least, min(most, GAINING * per_epoch)), MOST_PASSES * per_epoch)
     if seconds:
         updates = min(updates, max(FEWEST, int(60 * MINUTES / seconds)))
-    return Budget(updates, batch, images, seconds * updates)
+    return Duration(updates, batch, images, seconds * updates)
 
 
-def mixup_of(config: TrainConfig, budget: Budget) -> float:
+def mixup_of(config: TrainConfig, duration: Duration) -> float:
     """Largest share of another image: as chosen, else MIXUP where few images are seen often; the teacher answers for mixtures, too."""
     if config.mixup is not None:
         return config.mixup
-    return MIXUP if budget.images < FEW_IMAGES and budget.passes > OFTEN else 0.0
+    return MIXUP if duration.images < FEW_IMAGES and duration.passes > OFTEN else 0.0
 
 
 def lowest_bits(student: onnx.ModelProto) -> int:
