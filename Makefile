@@ -46,8 +46,9 @@ train: $(OUT)/student.qdq.onnx
 demo: install data
 	$(BIN)/onnx-distill run $(TEACHER) --data $(TRAIN) --test-data $(TEST) $(BITS) $(RECIPE) --class-names $(CLASSES) --threads $(THREADS) --resume -o $(OUT)/demo
 
+# Test files side by side on all cores; `python -m pytest` runs them one by one.
 test: install data
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
