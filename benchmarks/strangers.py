@@ -229,11 +229,13 @@ def page(rows: list[dict], static: dict[str, dict], args) -> str:
 def _heading(args) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
     names = "\n".join(f"- **{one.name}** ({one.role}): {one.source}" for one in strangers.STRANGERS)
-    others = "\n".join(f"- **{name}**: {source}" for name, source in SOURCES.items())
+    others = "\n".join(
+        f"- **{name}** ({'measure' if name == 'heldout' else 'tune'}): {source}" for name, source in SOURCES.items()
+    )
     return f"""# Students of strangers
 
 Networks that nobody here made, or nobody tuned for, trained with no option but the bits. `make strangers` makes this page: onnx-distill
-{onnx_distill.__version__} at {commit}, {args.threads} threads, {_processor()}, Python {platform.python_version()}. Images to train on (no labels for
+{onnx_distill.__version__} at {commit}, {args.threads} {"thread" if args.threads == 1 else "threads"} of {_processor()}, Python {platform.python_version()}. Images to train on (no labels for
 the networks from packages) and fresh images to measure on are rendered by [scripts/strangers/](../scripts/strangers/); what was tried and not taken is in
 [strangers-tried.md](strangers-tried.md). Networks marked "tune" were looked at while the recipe was chosen, those marked "measure" only at the end.
 

@@ -28,7 +28,7 @@ from onnx_distill.train import train
 from onnx_distill.trainable.features import choose
 from onnx_distill.training.ensemble import agreed_logits
 from onnx_distill.training.fit import check_fit
-from onnx_distill.training.score import Score, fell
+from onnx_distill.training.score import LIKELY, Score, fell
 from onnx_distill.training.state import StateStore
 from onnx_distill.training.trained import Trained, checkpoint_of
 
@@ -151,11 +151,11 @@ def _enough(score: Score) -> str:
 def _adopted(
     trained: Trained, student: onnx.ModelProto, before: Score, score: Callable[[onnx.ModelProto], Score]
 ) -> Trained:
-    """The training, with the student that it began with as its best where no trained one is better by more than chance."""
+    """The training, with the student that it began with as its best where no trained one is better by a standard error."""
     if trained.interrupted or trained.out_of_time:
         return trained  # it goes on
     after = score(trained.best.student) if trained.best.epoch else before
-    if fell(before.kl, after.kl):
+    if fell(before.kl, after.kl, LIKELY):
         return trained
     found = f"the KL to the teacher is {after.mean_kl:.3g} after {before.mean_kl:.3g}, which may be chance,"
     if not trained.best.epoch:

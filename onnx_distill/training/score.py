@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SURE = 2.0  # standard errors that a paired mean must lie from 0: about 95 %
+SURE = 2.0  # standard errors that a paired mean must lie from 0 to count as no chance: about 95 %
+LIKELY = 1.0  # standard errors by which one student is taken for the better one: about 84 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +45,11 @@ def fall(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
     return float(change.mean()), error
 
 
-def fell(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether KL [n] fell from `before` to `after`, in the mean and by more than chance.
+def fell(before: np.ndarray, after: np.ndarray, errors: float = SURE) -> bool:
+    """Whether KL [n] fell from `before` to `after`, in the mean and by more than so many standard errors.
 
     Chance is judged by the roots: the KL is of second order in what was added to the logits, so that its root is in proportion to that
     and a few images far off do not hide what all others say.
     """
     mean, error = fall(*(np.sqrt(np.maximum(kl, 0)) for kl in (before, after)))
-    return float(after.mean()) < float(before.mean()) and mean > SURE * error
+    return float(after.mean()) < float(before.mean()) and mean > errors * error

@@ -16,10 +16,11 @@ def test_the_fall_of_a_kl_is_the_mean_of_the_paired_differences_with_its_standar
     assert fall(before, after) == pytest.approx((np.mean(change), np.std(change, ddof=1) / 2))
 
 
-def test_a_fall_counts_only_beyond_two_standard_errors():
+def test_a_fall_counts_only_beyond_two_standard_errors_or_as_many_as_are_wanted():
     """Of the roots, which are 2 and what differs from 2 by 1 either way: a standard error of 0.1005."""
     roots, level = np.array([3.0, 1.0] * 50), np.full(100, 4.0)
     assert fell((roots + 0.21) ** 2, level) and not fell((roots + 0.19) ** 2, level)
+    assert fell((roots + 0.11) ** 2, level, 1) and not fell((roots + 0.09) ** 2, level, 1)
 
 
 def test_a_few_images_far_off_do_not_hide_what_all_others_say():
