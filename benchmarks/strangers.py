@@ -207,7 +207,7 @@ def static_of(task: Task, case: str, folder: Path, python: str, threads: int) ->
     value = cut(task.teacher, task.logits).graph.output[0].name
     theirs = logits_of(task.teacher, task.test, threads, value)
     found = {}
-    for path in done.stdout.split():
+    for path in (line for line in done.stdout.splitlines() if line.endswith(".onnx")):  # it prints more than its paths
         ours = logits_of(models.load(path), task.test, threads, value)
         found[Path(path).stem.split("-")[-1]] = {"agreement": agreement(theirs, ours), "kl": mean_kl(theirs, ours)}
     best = max(found, key=lambda method: found[method]["agreement"])
