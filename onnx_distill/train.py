@@ -54,7 +54,7 @@ def train(
     look: Callable[[onnx.ModelProto], np.ndarray] | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Trained:
-    """Train a QDQ student on the teacher's logits; the one with the lowest held-out KL is kept.
+    """Train a QDQ student on the teacher's logits; the latest one whose held-out KL is not above the lowest by more than chance is kept.
 
     student, teacher: models that end in logits [n, classes], the teacher float. also: further teachers of the same classes; the
     mean of all their softened probabilities is then the target (training/ensemble.py), features are the first one's. images: labels are needed where alpha < 1.
