@@ -97,13 +97,13 @@ def train(
     recipe = recipe_of([student, teacher, *also], images, distill, config)
     found = store.newest() if store is not None else None
     if found is None:
-        first = evaluate(student)
-        on_evaluation(checkpoint_of(student, first, 0.0))
         if config.epochs is None:
             seconds = _seconds(lambda: forward(0, False)) * config.accumulate
             duration = duration_of(config, student, len(images), batch_size, steps_per_epoch, seconds)
-        record = begun(step.parameters, first, duration.updates, recipe)
         note(f"{duration}, learning rate {config.peak_rate:g}{' quantization steps' if config.natural else ''}")
+        first = evaluate(student)
+        on_evaluation(checkpoint_of(student, first, 0.0))
+        record = begun(step.parameters, first, duration.updates, recipe)
     else:
         check_recipe(found, recipe)
         record = restored(found, optimizer, average)

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import click
 import onnx
 import pytest
 from test_cli import CLIPPED, given, onnx_distill  # noqa: F401  # `given` is a fixture
@@ -43,9 +44,14 @@ def student(folder: Path) -> onnx.ModelProto:
 AUTO = "epochs lr step-rate batch-size alpha validation mixup".split()
 
 
+def root() -> click.Context:
+    """A command keeps the help options of the first context that it is given, for the rest of the process."""
+    return click.Context(main, **main.context_settings)
+
+
 def context(name: str, more: str):
     line = {"train": "s.onnx --teacher t.onnx --data d.npz -o run", "run": "t.onnx --data d.npz --test-data d.npz -o run"}
-    return main.commands[name].make_context(name, f"{line[name]} {more}".split())
+    return main.commands[name].make_context(name, f"{line[name]} {more}".split(), parent=root())
 
 
 @pytest.mark.parametrize("option", AUTO)

@@ -20,6 +20,11 @@ SAMPLES = {  # of our own types; else of click's
 }
 
 
+def root() -> click.Context:
+    """A command keeps the help options of the first context that it is given, for the rest of the process."""
+    return click.Context(main, **main.context_settings)
+
+
 def sample(parameter: click.Parameter):
     """A value that the option takes, as a file would hold it."""
     if getattr(parameter, "is_flag", False):
@@ -97,10 +102,10 @@ def test_what_is_saved_is_read_back_to_the_same_values(tmp_path):
     np.save(tmp_path / "two.npy", np.ones((2, 2)))
     words = "s.onnx --teacher t.onnx --data d.npz -o run --lr 1e-5 --mean 1 --mean 2 --flip --no-preflight --freeze a*"
     words += f" --input-shape 3x8x8 --constant keep=1 --constant two={tmp_path}/two.npy"
-    first = main.commands["train"].make_context("train", words.split())
+    first = main.commands["train"].make_context("train", words.split(), parent=root())
     saved = merged(first)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(saved))
-    second = main.commands["train"].make_context("train", ["--config", str(tmp_path / "c.yaml")])
+    second = main.commands["train"].make_context("train", ["--config", str(tmp_path / "c.yaml")], parent=root())
     assert merged(second) == saved and saved["lr"] == 1e-5 and saved["constant"] == ["keep=1", f"two={tmp_path}/two.npy"]
     for name, value in first.params.items():
         np.testing.assert_equal(second.params[name], value, name)

@@ -82,7 +82,7 @@ def _read_run(ctx: click.Context, _, path: str) -> str:
             f"{file} does not say which command made it; wanted `# onnx-distill run --config` in its first line."
         )
     path = str(_with_student(Path(path)))
-    made = made_by.make_context(made_by.name, ["--config", str(Path(path) / CONFIG), "-o", path])
+    made = made_by.make_context(made_by.name, ["--config", str(Path(path) / CONFIG), "-o", path], parent=ctx.parent)
     ctx.meta[RUN] = made
     ours = {parameter.name for parameter in ctx.command.params}
     found = {name: value for name, value in (made.default_map or {}).items() if name in ours}

@@ -40,7 +40,7 @@ class Duration:
 
     def __str__(self) -> str:
         time = f", about {_time(self.seconds)}" if self.seconds else ""
-        return f"{self.updates:,} updates of {self.batch} images ({self.passes:.3g} passes over {self.images:,}){time}"
+        return f"{self.updates:,} update{'s' if self.updates > 1 else ''} of {self.batch} images ({self.passes:.3g} passes over {self.images:,}){time}"
 
 
 def batch_of(config: TrainConfig, images: int, pixels: int) -> int:
