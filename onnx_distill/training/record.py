@@ -57,20 +57,8 @@ def begun(parameters: dict[str, np.ndarray], first: Score, steps: int, recipe: s
 
 def begun_again(record: Record, parameters: dict[str, np.ndarray], first: Score) -> Record:
     """Before the first step once more, at half the rate; parameters: as they were then."""
-    return replace(
-        record,
-        best=copied(parameters),
-        lowest=first.kl,
-        best_score=first.share,
-        best_kl=first.mean_kl,
-        best_epoch=0.0,
-        scores=[(0.0, first.share)],
-        done=0,
-        loss=None,
-        misses=0,
-        rate=record.rate / 2,
-        rewinds=record.rewinds + 1,
-    )
+    again = begun(parameters, first, record.steps, record.recipe)
+    return replace(again, seconds=record.seconds, rate=record.rate / 2, rewinds=record.rewinds + 1)
 
 
 def keep(record: Record, score: Score, epoch: float, values: dict[str, np.ndarray]) -> None:

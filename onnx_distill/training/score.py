@@ -26,11 +26,6 @@ class Score:
     def mean_kl(self) -> float:
         return float(self.kl.mean())
 
-    @property
-    def error(self) -> float:
-        """Standard error of the share."""
-        return share_error(self.share, len(self.kl))
-
 
 def share_error(share: float, count: int) -> float:
     """Standard error of a share 0..1 of `count` images; with the one of a single image where all or none are right."""

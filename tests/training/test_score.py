@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from onnx_distill.training.score import Score, fall, fell, share_error
+from onnx_distill.training.score import fall, fell, share_error
 
 
 def test_the_fall_of_a_kl_is_the_mean_of_the_paired_differences_with_its_standard_error():
@@ -49,4 +49,4 @@ def test_a_share_of_all_or_none_has_the_error_of_one_image(share):
 
 
 def test_the_error_of_a_share_is_that_of_a_binomial():
-    assert Score(0.9, np.zeros(100)).error == pytest.approx(0.03)
+    assert share_error(0.9, 100) == pytest.approx(0.03)
