@@ -5,6 +5,7 @@ Written by tensorboardX, an extra: the format is protobuf in checksummed records
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ class Board:
     def __init__(self, folder: Path, resumed: int = -1):
         """resumed: the step that the run is continued from; -1: from none. Raises InputError without tensorboardX."""
         try:
-            from tensorboardX import SummaryWriter
+            import tensorboardX  # noqa: F401
         except ImportError:
             raise InputError("--tensorboard needs tensorboardX; run: pip install 'onnx-distill[tensorboard]'") from None
-        self._make, self._folder, self._resumed = SummaryWriter, folder, resumed
+        self._folder, self._resumed = folder, resumed
         self._writer: Any = None
 
     def step(self, progress: Progress) -> None:
@@ -44,11 +45,14 @@ class Board:
             self._writer.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         try:
             if self._writer is None:
                 self._writer = self._begun()
             for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+                self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
             self._writer.flush()
         except OSError as error:
             raise InputError(
@@ -56,11 +60,17 @@ class Board:
             ) from None
 
     def _begun(self):
+        """A writer of a new file; not a SummaryWriter, whose thread may still hold values when a checkpoint of their step is kept."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        files = list(self._folder.glob(PATTERN))
         if self._resumed < 0:
-            for path in self._folder.glob(PATTERN):
+            for path in files:
                 path.unlink()
-            return self._make(str(self._folder))
-        later = len(
-            list(self._folder.glob(PATTERN))
-        )  # files of one second have one name otherwise; they are read in its order
-        return self._make(str(self._folder), purge_step=self._resumed + 1, filename_suffix=f".{later}")
+            return EventsWriter(str(self._folder / "events"))
+        # files of one second have one name without the suffix; they are read in its order
+        writer = EventsWriter(str(self._folder / "events"), f".{len(files)}")
+        writer.write_event(Event(step=self._resumed + 1, session_log=SessionLog(status=SessionLog.START)))
+        return writer

@@ -16,7 +16,7 @@ from test_cli import onnx_distill
 from test_cli_runs import train
 
 from onnx_distill.run.folder import RunFolder
-from onnx_distill.run.tensorboard import LOSS, RATE, SCORE
+from onnx_distill.run.tensorboard import FOLDER, LOSS, RATE, SCORE, Board
 from onnx_distill.training.trained import Checkpoint, Progress
 
 
@@ -63,6 +63,14 @@ def test_a_run_that_was_killed_and_continued_is_drawn_once(files, tmp_path):
     assert process.wait() == -signal.SIGKILL  # it had not come to its end
     assert onnx_distill(train(files, run, more + " --resume")).code == 0
     assert len(list((run / "tensorboard").iterdir())) == 2 and shown(run) == logged(run)
+
+
+def test_a_value_is_in_the_file_when_its_step_is_over(tmp_path):
+    """So that a checkpoint, which follows, never is ahead of the event files."""
+    board = Board(tmp_path / FOLDER)
+    for number in range(1, 51):
+        board.step(Progress(number, steps=50, images=number, loss=1.0, learning_rate=0.5))
+        assert list(shown(tmp_path)[RATE]) == list(range(1, number + 1))
 
 
 @pytest.mark.parametrize("back_to", [1, 3])
