@@ -116,14 +116,16 @@ def quantize_model(
     seed: int = 0,
     threads: int = 0,
     budget: Optional[Budget] = None,
+    validation: Optional[int] = None,
 ) -> onnx.ModelProto:
     """The student: a QDQ model with calibrated activations and float weights, which stock runtimes run (the PTQ baseline).
 
     model: float, cut at its logits. images: see read_images; labels are not needed. samples: images to calibrate on, drawn at
-    random with the seed. threads: of the runtime; 0 is its own choice. budget: of mixed precision, see budget.Budget.
+    random with the seed. threads: of the runtime; 0 is its own choice. budget: of mixed precision, see budget.Budget. validation: how
+    many images train_model will hold out with the same seed; they are not calibrated on.
     Raises InputError where nothing can be quantized, and for images that do not fit the model.
     """
-    return pipeline.quantize_with_images(model, images, config, samples, seed, threads, budget)
+    return pipeline.quantize_with_images(model, images, config, samples, seed, threads, budget, validation)
 
 
 def train_model(

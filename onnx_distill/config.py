@@ -29,6 +29,7 @@ class QuantizeConfig:
     percentile: Optional[float] = (
         None  # % of values inside the range, for the method percentile; None: 99.99, or 99.7 below 7 bits
     )
+    rounding: str = "auto"  # of weights: nearest | compensated (rounding/compensated.py); auto: compensated below 7 bits
     exclude: tuple[str, ...] = ()  # node name patterns left in float
     bits: tuple[str, ...] = ()  # of single layers, such as 'block_3/*=W4A8'; of those that match, the last
     target: str = DEFAULT  # the runtime that it is for, a row of targets.py
@@ -61,6 +62,8 @@ class QuantizeConfig:
         )
         methods = ("auto", "minmax", "percentile", "mse", "entropy")
         _check(self.calibration_method in methods, f"calibration_method is {self.calibration_method!r}", " | ".join(methods))
+        roundings = ("auto", "nearest", "compensated")
+        _check(self.rounding in roundings, f"rounding is {self.rounding!r}", " | ".join(roundings))
         _check(
             self.percentile is None or 50 < self.percentile <= 100,
             f"percentile is {self.percentile}",
@@ -102,6 +105,7 @@ class DistillConfig:
 
 RATES = {"natural": 0.01, "adamw": 1e-3, "sgd": 1e-2}  # usual peak learning rates: in natural units, and in plain ones
 LOW_BITS, LOW_BITS_RATE = 4, 0.02  # below so many bits values have farther to go: in natural units
+NEAR, GENTLEST = 0.05, 0.1  # nats of held-out KL, below which the rate falls in proportion; to at most so small a share
 
 
 @dataclass(frozen=True)
@@ -193,10 +197,14 @@ class TrainConfig:
         """Whether values are learned in units of their own."""
         return self.units == "natural" or (self.units is None and self.optimizer == "adamw")
 
-    def for_bits(self, bits: int) -> TrainConfig:
-        """The same with a learning rate: the one chosen, else the usual one for so many bits."""
-        low = self.natural and self.learning_rate is None and bits < LOW_BITS
-        return replace(self, learning_rate=LOW_BITS_RATE if low else self.peak_rate)
+    def for_student(self, bits: int, kl: float) -> TrainConfig:
+        """The same with a learning rate: the one chosen, else the usual one for so many bits; less of it where the student begins close to
+        its teacher, for the noise of large updates would undo more than they learn. kl: mean held-out KL of the student as it comes, nats."""
+        if not self.natural or self.learning_rate is not None:
+            return replace(self, learning_rate=self.peak_rate)
+        usual = LOW_BITS_RATE if bits < LOW_BITS else self.peak_rate
+        share = min(1.0, max(GENTLEST, kl / NEAR)) if math.isfinite(kl) else 1.0
+        return replace(self, learning_rate=float(f"{usual * share:.2g}"))
 
     @property
     def peak_rate(self) -> float:

@@ -14,7 +14,7 @@ from onnx_distill.cut import cut
 from onnx_distill.data import Given, images_from, split
 from onnx_distill.mixed.budget import Budget, mixed
 from onnx_distill.model import save
-from onnx_distill.ready.calibrated import calibrated, drawn, image_shape, quantized, ready
+from onnx_distill.ready.calibrated import calibrated, drawn, image_shape, quantized, ready, rounded
 from onnx_distill.ready.deployable import deployable
 from onnx_distill.ready.distillation import distill
 from onnx_distill.ready.measure import logits_of, rows_of, scores_of
@@ -34,15 +34,19 @@ def quantize_with_images(
     seed: int = 0,
     threads: int = 0,
     budget: Budget | None = None,
+    validation: int | None = None,
 ) -> onnx.ModelProto:
     """The QDQ form of a float model that ends in its logits, calibrated on `samples` images drawn at random.
 
     The model is normalized first; height and width that it leaves free are pinned to the images' own. images: see images_from.
-    budget: with it, a ranking of the layers chooses the bits of each.
+    budget: with it, a ranking of the layers chooses the bits of each. validation: how many images `distill` will hold out with this seed
+    (None: data.held_out_count); they are not calibrated on.
     """
     images = images_from(images)
-    source = calibrated(model, drawn(images, samples, seed), config, threads)
-    return quantized(source, mixed(source, images, config, budget, threads) if budget else config)
+    chosen = drawn(images, samples, seed, validation)
+    source = calibrated(model, chosen, config, threads)
+    config = mixed(source, images, config, budget, threads) if budget else config
+    return rounded(quantized(source, config), source, chosen, config, threads)
 
 
 def choices(quantization: QuantizeConfig, loss: DistillConfig, config: TrainConfig) -> dict[str, Any]:
@@ -91,8 +95,10 @@ def run(
 
     watch.stage("quantize")
     seed = config.held_out_seed
-    student = quantize_with_images(float_model, train_images, quantization, samples, seed, config.threads, budget)
     split(train_images, validation, seed)  # what can be refused is refused before anything is written
+    student = quantize_with_images(
+        float_model, train_images, quantization, samples, seed, config.threads, budget, validation
+    )
     check_fit(student, [float_model], train_images, loss)
     logits_of(float_model, test_images.subset(np.arange(1)))
     save(float_model, folder / "logits.onnx")

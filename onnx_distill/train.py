@@ -65,7 +65,7 @@ def train(
     is noticed, and training begins again at half the rate. note: called with a sentence on what was decided.
     Raises InputError where teacher, student and images do not fit together.
     """
-    distill, config = distill.of_images(images.labels is not None), config.for_bits(lowest_bits(student))
+    distill = distill.of_images(images.labels is not None)
     check_fit(student, [teacher, *also], images, distill)
     features = choose(teacher, student, distill.features)
     batch_size = batch_of(config, len(images), math.prod(images.read(np.arange(1)).shape[2:]))
@@ -81,6 +81,8 @@ def train(
         made = artifacts.build(student, distill, config.learn_steps, Path(folder), batch_size, config.freeze, features)
         recording = Recording(config.profile)
         step = Step(made, config.threads, recording.folder)
+    first = evaluate(student)
+    config = config.for_student(lowest_bits(student), first.mean_kl)
     kinds = made.parameters
     optimizer = Optimizer(step.parameters, kinds.weights, kinds.biases, kinds.steps, config, _units(student, kinds, config))
     average = Average(step.parameters, config.ema)
@@ -101,7 +103,6 @@ def train(
             seconds = _seconds(lambda: forward(0, False)) * config.accumulate
             duration = duration_of(config, student, len(images), batch_size, steps_per_epoch, seconds)
         note(f"{duration}, learning rate {config.peak_rate:g}{' quantization steps' if config.natural else ''}")
-        first = evaluate(student)
         on_evaluation(checkpoint_of(student, first, 0.0))
         record = begun(step.parameters, first, duration.updates, recipe)
     else:
@@ -150,7 +151,7 @@ def train(
                     note(f"{worse}: begins again at half the learning rate")
                     optimizer.begin_again(start_values(student, step.parameters))
                     average.begin_again()
-                    record = begun_again(record, step.parameters, evaluate(student))
+                    record = begun_again(record, step.parameters, first)
                     good = state_of(record, optimizer, average)
                     if store is not None:
                         store.clear()

@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 FUNCTIONS = [name for name in od.__all__ if name.islower() and not name.startswith("_")]
 QUICK = dict(validation=12)
-CLIPPED = od.QuantizeConfig(weight_bits=3, calibration_method="percentile", percentile=60)  # a student that loses much,
+CLIPPED = od.QuantizeConfig(
+    weight_bits=3, rounding="nearest", calibration_method="percentile", percentile=60
+)  # a student that loses much,
 RECIPE = od.TrainConfig(threads=1, batch_size=8, epochs=2, learning_rate=0.3, step_rate=0.3)  # and a training that mends it
 
 
@@ -51,7 +53,7 @@ def images(teacher, pixels):
 
 @pytest.fixture(scope="module")
 def student(teacher, images) -> onnx.ModelProto:
-    return od.quantize_model(od.cut_model(teacher), images, CLIPPED, threads=1)
+    return od.quantize_model(od.cut_model(teacher), images, CLIPPED, threads=1, **QUICK)
 
 
 # ---- the names
@@ -197,7 +199,7 @@ def test_unless_told_otherwise_a_quarter_of_few_images_is_held_out(teacher, imag
 @pytest.mark.parametrize(
     "quantization, training, why",
     [
-        (od.QuantizeConfig(), RECIPE, "PTQ is enough: the KL to the teacher is "),
+        (od.QuantizeConfig(), dataclasses.replace(RECIPE, split_seed=2), "PTQ is enough: the KL to the teacher is "),
         (CLIPPED, dataclasses.replace(RECIPE, learning_rate=1e-9, step_rate=0), "training did not help: "),
     ],
     ids=["not trained", "trained in vain"],
@@ -207,7 +209,8 @@ def test_a_student_that_training_does_not_improve_comes_back_as_it_was_and_says_
 ):
     outcome = od.run_pipeline(teacher, images, images, tmp_path / "run", quantization, training=training, **QUICK)
     assert outcome.trained.kept.startswith(why) and [row.name for row in outcome.rows] == ["float", "PTQ"]
-    student = od.quantize_model(od.cut_model(teacher), images, quantization, threads=1)
+    seed = training.split_seed or 0
+    student = od.quantize_model(od.cut_model(teacher), images, quantization, seed=seed, threads=1, **QUICK)
     trained = od.train_model(student, teacher, images, training=training, **QUICK)
     constants = [{t.name: t.raw_data for t in model.graph.initializer} for model in (student, trained.best.student)]
     assert trained.kept == outcome.trained.kept and constants[0] == constants[1]

@@ -416,7 +416,7 @@ def slices(fashion_train, fashion_test, tmp_path_factory) -> Path:
 
 
 def test_run_brings_a_3_bit_student_near_the_teacher_and_prints_json_alone(slices, out):
-    recipe = "--target ort-x86 --weight-bits 3 --activation-bits 3 --samples 64 --validation 100 --epochs 2 --batch-size 32 --threads 1"
+    recipe = "--rounding nearest --target ort-x86 --weight-bits 3 --activation-bits 3 --samples 64 --validation 100 --epochs 2 --batch-size 32 --threads 1"
     result = process(f"run {TEACHER} --data {slices}/train.npz --test-data {slices}/test.npz {recipe} -o {out}/run --json")
     assert result.code == 0, result.err
     before, ptq, distilled = (row["top1"] for row in json.loads(result.out))
@@ -431,7 +431,7 @@ def test_run_brings_a_3_bit_student_near_the_teacher_and_prints_json_alone(slice
 
 def test_two_trainings_with_the_same_seed_and_threads_give_the_same_bytes(slices, out):
     """In two processes with different hash seeds, so that the order of no set can matter."""
-    bits = "--weight-bits 3 --activation-bits 3 --samples 64"
+    bits = "--weight-bits 3 --activation-bits 3 --samples 64 --rounding nearest"
     assert onnx_distill(f"quantize {TEACHER} --data {slices}/train.npz {bits} --threads 1 -o {out}/s.onnx").code == 0
     made = [_trained(slices, out, hash_seed) for hash_seed in "12"]
     assert made[0] == made[1] and "kept" not in provenance(onnx.load_from_string(made[0]))
@@ -453,7 +453,7 @@ def test_label_offset_is_that_of_the_metadata_unless_given(options, least, most,
 
 def test_a_full_temporary_folder_is_one_line_where_native_code_writes_too(slices, out):
     """Of all that is written before training only the checkpoint, with the weights, is larger than a million bytes."""
-    bits = "--weight-bits 3 --activation-bits 3 --samples 64"
+    bits = "--weight-bits 3 --activation-bits 3 --samples 64 --rounding nearest"
     assert onnx_distill(f"quantize {TEACHER} --data {slices}/train.npz {bits} --threads 1 -o {out}/s.onnx").code == 0
     line = f"train {out}/s.onnx --teacher {TEACHER} --data {slices}/train.npz --validation 100 --epochs 1 --threads 1 -o {out}/run"
     result = process(line, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)))

@@ -88,6 +88,11 @@ def student(name: str) -> onnx.ModelProto:
     return quantize_with_images(cut(original(name)), Arrays(random_images(name, 64)), W4A4, threads=1)
 
 
+def nearest_student(name: str) -> onnx.ModelProto:
+    nearest = replace(W4A4, rounding="nearest")
+    return quantize_with_images(cut(original(name)), Arrays(random_images(name, 64)), nearest, threads=1)
+
+
 def random_images(name: str, count: int, seed: int = 0) -> np.ndarray:
     """Channels first."""
     shape = shape_of(image_input(as_images(prepare(original(name)))))[1:]
@@ -206,8 +211,9 @@ def test_preflight_finds_every_gradient_right_and_none_missing(name):
 
 @each_of_the_zoo
 def test_ten_steps_train_every_parameter(name):
-    images = random_images(name, 32, seed=1)
-    made, step = make_step(student(name), batch_size=len(images))
+    """From weights rounded to the nearest: from those that are rounded together, ten steps at such a rate lead away."""
+    images, student = random_images(name, 32, seed=1), nearest_student(name)
+    made, step = make_step(student, batch_size=len(images))
     groups = (made.parameters.weights, made.parameters.biases, made.parameters.steps)
     optimizer, start = Optimizer(step.parameters, *groups, RECIPE), {n: v.copy() for n, v in step.parameters.items()}
     teacher = runtime.run(runtime.open_session(float_model(name), 1), images)[0]
@@ -219,7 +225,7 @@ def test_ten_steps_train_every_parameter(name):
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.9 * losses[0]
     assert [n for n, values in step.parameters.items() if np.array_equal(values, start[n])] == []
-    check_export(name, with_parameters(student(name), step.parameters), images)
+    check_export(name, with_parameters(student, step.parameters), images)
 
 
 @each_of_the_zoo

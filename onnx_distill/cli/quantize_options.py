@@ -54,6 +54,12 @@ quantize_options = options(
         help="Bits of one layer's weights (W4), of what it makes (A8), or both: its name, or a pattern such as 'block_3/*=W4'. May "
         "be repeated, the last that matches counts.",
     ),
+    choice(
+        "--rounding",
+        "auto|nearest|compensated",
+        "Weights each to its nearest integer, or so that their errors cancel out in what a layer computes on the calibration images; "
+        "auto: compensated up to 6 bits, nearest above.",
+    ),
     calibration_options,
     options(
         click.option(

@@ -3,7 +3,7 @@
 tool                the version that wrote the file
 teacher_sha256      of the teacher's file
 logits              value that the teacher was cut at
-target, weight_bits, activation_bits, calibration        how it was quantized
+target, weight_bits, activation_bits, calibration, rounding   how it was quantized
 bits                where layers have bits of their own: how many have which
 temperature, alpha, epochs, data_sha256                  how it was trained, and on what
 score_of, score_before, score_after                      on held-out images, before and after training
@@ -23,7 +23,7 @@ from onnx_distill.data import Images
 PREFIX = "onnx_distill."
 SAMPLES = 256  # images that go into a fingerprint, evenly spread, beside the number of all and every label
 KEYS = (
-    "tool teacher_sha256 logits target weight_bits activation_bits bits calibration temperature alpha epochs data_sha256 "
+    "tool teacher_sha256 logits target weight_bits activation_bits bits calibration rounding temperature alpha epochs data_sha256 "
     "score_of score_before score_after kept weight_storage"
 ).split()
 

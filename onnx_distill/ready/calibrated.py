@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Iterable
 
@@ -11,7 +12,7 @@ import onnx
 from onnx_distill import __version__
 from onnx_distill.calibrate import calibrate, choose_range, mean_squares
 from onnx_distill.config import QuantizeConfig
-from onnx_distill.data import Images, batches
+from onnx_distill.data import Images, batches, held_out_count
 from onnx_distill.errors import InputError
 from onnx_distill.facts.provenance import stamp
 from onnx_distill.integer_form import integer_form
@@ -25,8 +26,16 @@ from onnx_distill.placement import Plan, plan, with_node_names
 from onnx_distill.quantization.histogram import Histogram
 from onnx_distill.quantization.layer_bits import bits_summary, layer_bits
 from onnx_distill.quantize import quantize, with_quantizable_opset
+from onnx_distill.rounding.compensated import compensated
 
-BATCH = 64  # images
+BATCH, ROUNDING_BATCH = 64, 16  # images
+PIXELS, FEWEST_IMAGES = (
+    2**23,
+    128,
+)  # of the images that weights are rounded on: of large ones, few show a layer many inputs each
+FEW_BITS = (
+    6  # of weights; with more, to round them to the nearest loses nothing that compensation wins back: docs/experiments.md
+)
 MOST_BITS = 8  # with which no target has fewer quantizers than with less
 
 
@@ -60,9 +69,12 @@ def _equalized(model: onnx.ModelProto, read: Iterable[np.ndarray], threads: int 
     return equalized(model, mean_squares(model, axes, read, threads)) if axes else model
 
 
-def drawn(images: Images, count: int, seed: int) -> Images:
-    """`count` of the images, or all where there are fewer, at random."""
-    return images.subset(np.random.default_rng(seed).permutation(len(images))[:count])
+def drawn(images: Images, count: int, seed: int, held_out: int | None = None) -> Images:
+    """`count` of the images at random, fewer where there are fewer; none of the `held_out` (None: data.held_out_count) that data.split
+    keeps apart with this seed: images that a student was made with cannot say which student is the best one."""
+    others = len(images) - (held_out_count(len(images)) if held_out is None else held_out)
+    order = np.random.default_rng(seed).permutation(len(images))[::-1]
+    return images.subset(order[: max(1, min(count, others))])
 
 
 def image_shape(images: Images) -> tuple[int, ...]:
@@ -93,6 +105,20 @@ def quantized(source: Calibrated, config: QuantizeConfig) -> onnx.ModelProto:
     facts = {"target": config.target, "weight_bits": config.weight_bits, "activation_bits": config.activation_bits}
     facts["bits"] = bits_summary(layer_bits(made)) if config.bits else None
     return stamp(made, tool=__version__, calibration=_method(config), **facts)
+
+
+def rounded(
+    student: onnx.ModelProto, source: Calibrated, images: Images, config: QuantizeConfig, threads: int = 0
+) -> onnx.ModelProto:
+    """The QDQ model that `quantized` made, its weights rounded as the configuration has it. images: that it was calibrated on."""
+    if config.rounding == "nearest":
+        return student
+    most_bits = MOST_BITS if config.rounding == "compensated" else FEW_BITS
+    few = max(FEWEST_IMAGES, PIXELS // math.prod(image_shape(images)[1:]))
+    images = images.subset(np.arange(min(few, len(images))))
+    read = lambda: (batch.images for batch in batches(images, ROUNDING_BATCH))  # noqa: E731
+    made = compensated(student, source.model, read, len(images), threads or None, most_bits)
+    return made if made is student else stamp(made, rounding="compensated")
 
 
 def activation_ranges(source: Calibrated, sites: Plan, config: QuantizeConfig) -> dict[str, tuple[float, float]]:
