@@ -10,13 +10,19 @@ and, from the last column to the first, what the columns behind it lack is made 
     q_j = round(w_j / s + sum_{k>j} R_jk / R_jj (w_k / s - q_k))
 
 That is GPTQ's rule (Frantar et al. 2023), which is Babai's nearest plane (Babai 1986; Chen et al. 2025), in the form that inverts no
-matrix. Columns whose inputs are largest are rounded first. Where a layer has a bias, H is the covariance, and the bias takes
-(w - s q)^T E[x]. A row that is no better than rounded to the nearest stays rounded to the nearest.
+matrix. Columns whose inputs are largest are rounded first. Where a layer has a bias, H is the covariance, and the bias takes the mean
+of what is left. A row that is no better than rounded to the nearest stays rounded to the nearest.
+
+Layers are rounded in the order in which they compute, so that x is what the rounded layers before make of an image, where the float model
+has t. The row that comes nearest to w t on x is rounded in place of w:
+
+    w' = w + H^-1 E[x (t - x)^T] w                                      (least squares; H damped, as everywhere here)
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -35,12 +41,10 @@ from onnx_distill.rounding.inner_values import InnerValues
 LAYERS = frozenset(["Conv", "Gemm", "MatMul"])
 MOST_COLUMNS = 5000  # of a row: its H has 100 MB, and takes seconds; wider rows are rounded to the nearest
 GRAM_BYTES = 2**28  # of the H that are gathered at once
-ROWS, LEAST_ROWS = (
-    2,
-    4096,
-)  # inputs x that H is the mean of: so many a column, and at least so many, where the images have them
+ROWS, LEAST_ROWS = 2, 4096  # inputs x that H is the mean of: so many a column, at least so many, where images have them
 INSIDE = 0.45  # of a step: as far as a weight stays on the side of its integer on which it was, for those who train it
 DAMPING = 0.1  # of the mean of H's diagonal, added to it: what few images do not show
+SMALLEST = 1e-30  # added where every input is 0
 BLOCK = 128  # columns between two products with those before them
 
 
@@ -98,8 +102,8 @@ def compensated(
     """The QDQ student, or a copy whose weights are rounded layer by layer, each layer knowing what those before it got wrong.
 
     teacher: the float model that the student was made of by quantize.py, names and all. images: gives the same batches anew each time,
-    float32 [n, channels, height, width], count of them in all. most_bits: weights of more bits stay. seed: of the places in an image that a convolution's
-    inputs are taken from. Scales, activations and all other constants stay as they are.
+    float32 [n, channels, height, width], `count` of them in all. most_bits: weights of more bits stay. seed: of the places in an image
+    that a convolution's inputs are taken from. Scales and all other constants stay. Raises InputError where the models do not run.
     """
     if not _layers(student, most_bits):
         return student
@@ -118,25 +122,24 @@ def _layers(model: onnx.ModelProto, most_bits: int) -> list[_Layer]:
     """Those whose weights nobody else reads, in graph order."""
     constants, found = initializers(model), qdq.find(model)
     by_result = {q.result: q for q in found if q.source in constants and not q.stored}
-    reads = [name for node in model.graph.node for name in node.input]
+    reads = Counter(name for node in model.graph.node for name in node.input)
     layers = []
     for node in model.graph.node:
         q = by_result.get(node.input[1]) if len(node.input) > 1 and node.op_type in LAYERS else None
-        if (
-            q is None
-            or q.integers.bits > most_bits
-            or reads.count(q.source) > 1
-            or reads.count(q.result) > 1
-            or attribute(node, "transA", 0)
-        ):
+        if q is None or q.integers.bits > most_bits or max(reads[q.source], reads[q.result]) > 1 or not _plain(node):
             continue
         shape = tuple(constants[q.source].dims)
         biased = biased_sides(node, {q.result: q for q in found}, constants) is not None
         layer = _Layer(node, q, node.input[0], shape, biased)
-        flat = node.op_type == "Conv" or len(shape) == 2
-        if flat and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET" and layer.columns <= MOST_COLUMNS:
+        if (node.op_type == "Conv" or len(shape) == 2) and layer.columns <= MOST_COLUMNS:
             layers.append(layer)
     return layers
+
+
+def _plain(node: onnx.NodeProto) -> bool:
+    """Whether the node is what normalize/ makes of its kind: explicit pads, and no factors."""
+    usual = {"auto_pad": b"NOTSET", "transA": 0, "alpha": 1.0, "beta": 1.0}
+    return all(attribute(node, name, value) == value for name, value in usual.items())
 
 
 def _together(layers: list[_Layer], model: onnx.ModelProto) -> Iterator[list[_Layer]]:
@@ -176,12 +179,14 @@ class _Gram:
         return self._sums / self._count, self._their_sums / self._count
 
     def products(self, centred: bool) -> tuple[np.ndarray, np.ndarray]:
-        """float64 [groups, columns, columns]: E[x x^T], E[x (t - x)^T]; with `centred` of x and t less their means."""
-        products, errors = (sums.astype(np.float64) / self._count for sums in (self._products, self._errors))
+        """float32 [groups, columns, columns]: E[x x^T], damped, and E[x (t - x)^T]; with `centred` of x and t less their means."""
+        products, errors = (sums / np.float32(self._count) for sums in (self._products, self._errors))
         if centred:
-            mean, their_mean = self.means
+            mean, their_mean = (sums.astype(np.float32) for sums in self.means)
             products -= mean[:, :, None] * mean[:, None, :]
             errors -= mean[:, :, None] * (their_mean - mean)[:, None, :]
+        diagonal = np.einsum("gkk->gk", products)  # a view
+        diagonal += np.maximum(DAMPING * diagonal.mean(axis=1, keepdims=True), SMALLEST)
         return products, errors
 
 
@@ -243,8 +248,10 @@ def _round(layer: _Layer, gram: _Gram, constants: dict[str, onnx.TensorProto]) -
     rows, step = layer.rows(array(weight)), array(constants[layer.weight.scale]).astype(np.float64)
     steps = np.broadcast_to(step.reshape(-1), [rows.shape[0] * rows.shape[1]]).reshape(rows.shape[:2])[..., None]
     (mean, their_mean), (products, errors) = gram.means, gram.products(layer.biased)
-    products += (DAMPING * np.einsum("gkk->gk", products).mean(axis=1) + 1e-30)[:, None, None] * np.eye(layer.columns)
-    wanted = rows + np.linalg.solve(products, errors @ rows.transpose(0, 2, 1)).transpose(0, 2, 1)
+    missed = np.linalg.solve(products, errors @ rows.astype(np.float32).transpose(0, 2, 1)).transpose(0, 2, 1)
+    if not (np.isfinite(missed).all() and np.isfinite(products).all()):
+        return  # inputs too large to be squared
+    wanted = rows + missed
     nearest = nearest_plane(wanted / steps, products, integers.qmin, integers.qmax)
     found = steps * nearest
     _write(weight, layer.values(found + steps * np.clip(wanted / steps - nearest, -INSIDE, INSIDE)))
