@@ -12,6 +12,7 @@ import onnx
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import Given, images_from, split
+from onnx_distill.facts.logits import find_logits
 from onnx_distill.mixed.budget import Budget, mixed
 from onnx_distill.model import save
 from onnx_distill.ready.calibrated import calibrated, drawn, image_shape, quantized, ready, rounded
@@ -90,6 +91,9 @@ def run(
     train_images, test_images = images_from(train_images), images_from(test_images)
     watch.stage("cut")
     float_model = cut(teacher, logits)
+    found = find_logits(teacher, logits)
+    if logits is None and found.softmax is None:
+        watch.note(f"logits: {found.value!r}, {found.reason}")
     if loss.features:
         check_names(ready(float_model, image_shape(train_images)), loss.features)
 

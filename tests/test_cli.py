@@ -85,6 +85,7 @@ def given(tmp_path_factory) -> Path:
     models = {
         "teacher": classifier(),
         "headless": classifier(HEADLESS),
+        "sigmoid": classifier(GRAPH.replace("Softmax", "Sigmoid")),
         "two": classifier(TWO_INPUTS),
         "rank4": classifier(RANK_4),
         "five": classifier(classes=5),
@@ -170,7 +171,12 @@ CASES = [  # what is wrong, with which commands, the command line, the message
     ("of no file", ALL, model("tacher.onnx"), r"no file .*tacher\.onnx; closest: 'teacher\.onnx'"),
     ("of a folder", ALL, model(""), r"is a directory"),
     ("with no teacher", "train export", teacher("teach.onnx"), r"no file .*; closest: 'teacher\.onnx'"),
-    ("without Softmax", "cut quantize eval run", model("headless.onnx"), r"no Softmax .*--logits logits if"),
+    (
+        "without Softmax",
+        "cut quantize eval run",
+        model("sigmoid.onnx"),
+        r"no Softmax .*from Sigmoid .*--logits probabilities if",
+    ),
     ("at a wrong name", "cut eval run", plus("--logits logitz"), r"named 'logitz'; closest: 'logits'"),
     ("at no rank 2", "cut", model("rank4.onnx"), r"'c1' are FLOAT of shape \[n, 4, 4, 4\]; wanted float \[batch, classes\]"),
     (
@@ -324,9 +330,14 @@ def test_quantize_cuts_what_is_not_cut(given, out):
     assert (out / "s.onnx").read_bytes() == (given / "student.onnx").read_bytes()
 
 
-def test_quantize_takes_a_model_without_softmax_when_told_its_logits(given, out):
-    line = f"quantize {given}/headless.onnx {DATA} --logits logits --threads 1 -o {out}/s.onnx".format(given=given)
+@pytest.mark.parametrize("named", ["", "--logits logits"])
+def test_the_one_output_of_a_model_without_softmax_is_its_logits_also_unnamed(named, given, out):
+    line = f"quantize {given}/headless.onnx {DATA} {named} --threads 1 -o {out}/s.onnx".format(given=given)
     assert onnx_distill(line).code == 0
+    cut = onnx_distill(f"cut {given}/headless.onnx {named} -o {out}/cut.onnx")
+    assert cut.out.endswith(
+        "cut at logits\n" if named else "cut at logits, the only output, made by Gemm 'classifier' with no Softmax behind it\n"
+    )
 
 
 def test_train_with_json_says_what_it_gained(given, out):
@@ -397,10 +408,11 @@ def test_inspect_with_json_is_json(given):
     assert json.loads(onnx_distill(f"inspect {given}/teacher.onnx --json").out)
 
 
-def test_run_of_a_teacher_without_softmax_goes_the_whole_way(given, out):
-    line = f"{model('headless.onnx')('run')} --logits logits --epochs 2 --batch-size 4 {CLIPPED} {WIDENED} --json"
+def test_run_of_a_teacher_without_softmax_goes_the_whole_way_and_says_what_its_logits_are(given, out):
+    line = f"{model('headless.onnx')('run')} --epochs 2 --batch-size 4 {CLIPPED} {WIDENED} --json"
     result = onnx_distill(line.format(given=given, out=out))
     assert [row["name"] for row in json.loads(result.out)] == ["float", "PTQ", "distilled"]
+    assert "logits: 'logits', the only output, made by Gemm" in result.err
 
 
 # --- the real teacher, in processes of their own

@@ -31,6 +31,7 @@ from onnx_distill.cli.sections import command
 from onnx_distill.cli.training import run, train
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut as cut_model
+from onnx_distill.facts.logits import find_logits
 from onnx_distill.facts.provenance import provenance
 from onnx_distill.mixed import bytes_of_weights
 from onnx_distill.quantization.layer_bits import layer_bits
@@ -52,10 +53,12 @@ def cut(teacher, logits, as_json, output, input_shape, constants):
     Example: onnx-distill cut teacher.onnx -o logits.onnx \\
       --logits MobilenetV2/Predictions/Reshape
     """
-    made = cut_model(load(teacher, input_shape, constants), logits)
+    loaded = load(teacher, input_shape, constants)
+    found = find_logits(loaded, logits)
+    made = cut_model(loaded, logits)
     models.save(made, output)
-    value = made.graph.output[0].name
-    click.echo(json.dumps({"model": str(output), "logits": value}) if as_json else f"{output}: cut at {value}")
+    value, why = made.graph.output[0].name, f", {found.reason}" if logits is None and found.softmax is None else ""
+    click.echo(json.dumps({"model": str(output), "logits": value}) if as_json else f"{output}: cut at {value}{why}")
 
 
 @command(short_help="Calibrate and insert Q/DQ: the PTQ baseline.")

@@ -20,6 +20,9 @@ AFTER_SOFTMAX = frozenset(
     "Identity Dropout Reshape Flatten Squeeze Unsqueeze Transpose Cast Log Exp ArgMax ArgMin TopK Gather GatherElements "
     "GatherND Slice ReduceMax Split Equal Greater Less GreaterOrEqual LessOrEqual ZipMap ArrayFeatureExtractor".split()
 )
+# What a classifier ends in whose exporter left the Softmax out, as torch's do; and what may stand behind that.
+SCORES = frozenset("Gemm MatMul Add Conv ReduceMean GlobalAveragePool AveragePool BatchNormalization".split())
+AFTER_SCORES = frozenset("Identity Dropout Reshape Flatten Squeeze".split())
 MARK = "onnx_distill.logits"  # metadata of a cut model: its output, with no Softmax behind it, is the logits
 
 
@@ -36,8 +39,8 @@ def find_logits(model: onnx.ModelProto, name: str | None = None) -> Logits:
     """The value `name` (of a value, or of a node: its first output), or without a name the one that feeds the final Softmax.
 
     The final Softmax is met walking back from the graph outputs through AFTER_SOFTMAX; one inside the network (attention)
-    is not met. A model that was cut before says itself where. Raises InputError when there is no such value, or more
-    than one.
+    is not met. Without one, the only output of a model is taken that a layer of SCORES makes, not one of probabilities. A model that
+    was cut before says itself where. Raises InputError when there is no such value, or more than one.
     """
     if name is not None:
         return _named(model, name)
@@ -77,8 +80,11 @@ def _marked(model: onnx.ModelProto) -> Logits | None:
 def _before_softmax(model: onnx.ModelProto) -> Logits:
     made_by = producers(model)
     origins = {output.name: _origin(made_by, output.name) for output in model.graph.output}
-    final = {output: node for output, node in origins.items() if node is not None and node.op_type in SOFTMAX}
-    found = {node.input[0]: (node, output) for output, node in reversed(list(final.items()))}
+    final = {output: (node, _softened(made_by, node)) for output, node in origins.items() if node is not None}
+    found = {value: (node, output) for output, (node, value) in reversed(list(final.items())) if value is not None}
+    scores = _only_scores(model, made_by) if not found else None
+    if scores is not None:
+        return scores
     if not found:
         raise InputError(_why_none(origins))
     if len(found) > 1:
@@ -88,6 +94,42 @@ def _before_softmax(model: onnx.ModelProto) -> Logits:
     return Logits(
         rows_of(value, made_by), f"feeds {node.op_type} {label(node)!r}, the last before output {output!r}", label(node)
     )
+
+
+def _softened(made_by: dict[str, onnx.NodeProto], node: onnx.NodeProto) -> str | None:
+    """What the node is the Softmax of, also one written out: exp(x - max(x)) / sum(exp(x - max(x))), as jax2tf writes it; else None."""
+    if node.op_type in SOFTMAX:
+        return node.input[0]
+    powers, total = (_maker(made_by, name) for name in node.input[:2]) if node.op_type == "Div" else (None, None)
+    if powers is None or total is None or (powers.op_type, total.op_type) != ("Exp", "ReduceSum"):
+        return None
+    shifted = _maker(made_by, powers.input[0])
+    if _maker(made_by, total.input[0]) is not powers or shifted is None:
+        return None
+    largest = _maker(made_by, shifted.input[1]) if shifted.op_type == "Sub" else None
+    is_maximum = largest is not None and largest.op_type == "ReduceMax" and largest.input[0] == shifted.input[0]
+    return shifted.input[0] if is_maximum else powers.input[0]
+
+
+def _maker(made_by: dict[str, onnx.NodeProto], value: str) -> onnx.NodeProto | None:
+    """The node that makes the value, but for those that rename it or write its axes anew."""
+    node = made_by.get(value)
+    while node is not None and node.op_type in ("Identity", "Reshape", "Unsqueeze", "Expand"):
+        node = made_by.get(node.input[0])
+    return node
+
+
+def _only_scores(model: onnx.ModelProto, made_by: dict[str, onnx.NodeProto]) -> Logits | None:
+    """The model's one output, if a layer of SCORES makes it and no more than AFTER_SCORES stands behind that."""
+    if len(model.graph.output) != 1:
+        return None
+    value = model.graph.output[0].name
+    node = made_by.get(value)
+    while node is not None and node.op_type in AFTER_SCORES:
+        node = made_by.get(node.input[0])
+    if node is None or node.op_type not in SCORES or value not in made_by:
+        return None
+    return Logits(value, f"the only output, made by {node.op_type} {label(node)!r} with no Softmax behind it", None)
 
 
 def _origin(made_by: dict[str, onnx.NodeProto], value: str) -> onnx.NodeProto | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from onnx import parser
@@ -15,7 +16,7 @@ def make_net(tail: str, outputs: str = "float[N, 3] y", opset: int = 13) -> onnx
     return parser.parse_model(
         f"""<ir_version: 8, opset_import: ["" : {opset}]>
         net (float[N, 2] x) => ({outputs})
-        <float[2, 3] w = {{1, 2, 3, 4, 5, 6}}, int64[2] pair = {{-1, 3}}, int64[1] one = {{1}}, int64[1] zero = {{0}}> {{
+        <float[2, 3] w = {{1, 2, 3, 4, 5, 6}}, int64[2] pair = {{-1, 3}}, int64[1] one = {{1}}, int64[1] zero = {{0}}, float[3, 3] square = {{1, 0, 0, 0, 1, 0, 0, 0, 1}}> {{
             [Head] scores = MatMul(x, w)
             {tail}
         }}"""
@@ -76,6 +77,57 @@ def test_two_final_softmaxes_are_listed():
     tail = "y = Softmax(scores) other = Relu(scores) z = LogSoftmax(other)"
     with pytest.raises(InputError, match=r"2 values feed .*'scores' \(output 'y'\), 'other' \(output 'z'\).*--logits NAME"):
         find_logits(make_net(tail, "float[N, 3] y, float[N, 3] z"))
+
+
+WRITTEN = "m = ReduceMax<axes = [1]>(scores) s = Sub(scores, m) e = Exp(s) t = ReduceSum(e, one) "
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        WRITTEN + "y = Div(e, t)",
+        WRITTEN + "t1 = Reshape(t, column) y = Div(e, t1)",
+        WRITTEN + "p = Div(e, t) y = Identity(p)",
+        "e = Exp(scores) t = ReduceSum(e, one) y = Div(e, t)",
+    ],
+    ids=["as it is", "sum reshaped", "renamed", "without the maximum"],
+)
+def test_softmax_that_is_written_out_is_a_softmax(tail):
+    model = make_net(tail, opset=17)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.int64([-1, 1]), "column"))
+    found = find_logits(model)
+    assert found.value == "scores" and found.softmax == model.graph.node[-1 if "Identity" not in tail else -2].output[0]
+    assert "feeds Div" in found.reason
+
+
+@pytest.mark.parametrize(
+    "tail", ["e = Exp(scores) t = ReduceSum(scores, one) y = Div(e, t)", "e = Exp(scores) y = Div(e, scores)"]
+)
+def test_other_quotients_are_no_softmax(tail):
+    with pytest.raises(InputError, match="no Softmax or LogSoftmax"):
+        find_logits(make_net(tail))
+
+
+@pytest.mark.parametrize(
+    "tail", ["y = Identity(scores)", "y = Reshape(scores, pair)", "r = Relu(scores) y = MatMul(r, square)"]
+)
+def test_the_only_output_is_the_logits_where_a_layer_makes_it_and_it_is_said(tail):
+    found = find_logits(make_net(tail))
+    assert found.value == "y" and found.softmax is None and "the only output" in found.reason
+
+
+@pytest.mark.parametrize(
+    "tail, outputs",
+    [
+        ("y = Sigmoid(scores)", "float[N, 3] y"),
+        ("y = Relu(scores)", "float[N, 3] y"),
+        ("y = Div(scores, scores)", "float[N, 3] y"),
+    ]
+    + [("y = Identity(scores) z = Identity(scores)", "float[N, 3] y, float[N, 3] z"), ("", "float[N, 2] x")],
+)
+def test_probabilities_several_outputs_and_inputs_are_not_taken_for_logits(tail, outputs):
+    with pytest.raises(InputError, match="no Softmax or LogSoftmax"):
+        find_logits(make_net(tail, outputs))
 
 
 def test_no_softmax_says_what_is_there_and_what_to_do():
