@@ -336,7 +336,9 @@ def test_the_one_output_of_a_model_without_softmax_is_its_logits_also_unnamed(na
     assert onnx_distill(line).code == 0
     cut = onnx_distill(f"cut {given}/headless.onnx {named} -o {out}/cut.onnx")
     assert cut.out.endswith(
-        "cut at logits\n" if named else "cut at logits, the only output, made by Gemm 'classifier' with no Softmax behind it\n"
+        "cut at logits\n"
+        if named
+        else "cut at logits, the only output, made by Gemm 'classifier' with no Softmax behind it\n"
     )
 
 

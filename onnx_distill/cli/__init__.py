@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import tempfile
 
 import click
@@ -40,6 +42,9 @@ def main():
       export    trained.qdq.onnx  -> student.int8.onnx  integers, the teacher's tail put back
     or all of it: onnx-distill run teacher.onnx --data train.npz --test-data test.npz -o run
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal's code page may lack the names in a model; they are then escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 for command in commands.ALL:

@@ -12,7 +12,7 @@ from onnx_distill.errors import InputError
 def parse_labels(path: Path) -> np.ndarray:
     """int64 [n] from a text file with one whole number a line; blank lines at its end are fine."""
     try:
-        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError:
         raise InputError(f"{path} is not .npy, .npz, IDX or text, which are what labels can be read from.") from None
     return np.array([_parse_line(path, number, line) for number, line in enumerate(lines, 1)], np.int64)
@@ -28,7 +28,7 @@ def _parse_line(path: Path, number: int, line: str) -> np.int64:
 def read_class_names(path: Path, offset: int = 0, classes: int | None = None) -> dict[int, str]:
     """Class -> name, from a text file with one a line: of every class, or of the stored labels (class minus offset)."""
     try:
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; wanted text, a class's name a line.") from None
     except UnicodeDecodeError:

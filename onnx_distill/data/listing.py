@@ -70,7 +70,7 @@ def list_file(folder: str | os.PathLike, names: str | os.PathLike) -> Listing:
     """
     root, path = Path(folder), Path(names)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:

@@ -44,7 +44,7 @@ def write_settings(path: str | os.PathLike, settings: dict[str, Any], comment: s
 
 def _parsed(path: Path) -> Any:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise InputError(f"no file {path}{closest(path.name, beside)}") from None

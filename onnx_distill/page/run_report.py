@@ -109,7 +109,7 @@ def write_report(report: Report, folder: Path) -> Path:
     for name, text in (("report.json", to_json), (PAGE, to_html)):
         made = text(report)
         with replacing(folder / name) as temporary:
-            temporary.write_text(made, encoding="utf-8")
+            temporary.write_text(made, encoding="utf-8", errors="backslashreplace")  # paths may be any bytes
     return folder / PAGE
 
 
