@@ -20,7 +20,9 @@ RANK = {
     **dict.fromkeys(("run.tensorboard", "run.result", "run.watch"), 2),
     "verify": 2,
     **dict.fromkeys(("mixed.sensitivity", "mixed.budget"), 2),
-    **dict.fromkeys(("ready.calibrated", "ready.deployable", "ready.distillation", "ready.measure"), 2),
+    **dict.fromkeys(
+        ("ready.calibrated", "ready.deployable", "ready.distillation", "ready.measure", "ready.teacher_check"), 2
+    ),
     "report": 3,
     "pipeline": 2,
     **dict.fromkeys(STAGES, 1),

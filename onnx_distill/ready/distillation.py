@@ -23,6 +23,7 @@ from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.ready.adopt import adopt
 from onnx_distill.ready.calibrated import image_shape, ready
 from onnx_distill.ready.deployable import deployable, logits_model
+from onnx_distill.ready.teacher_check import teacher_check
 from onnx_distill.run.watch import Watch
 from onnx_distill.train import train
 from onnx_distill.trainable.features import choose
@@ -97,6 +98,9 @@ def distill(
     rest, held_out = split(images, validation, config.held_out_seed)
     check_fit(student, [float_model, *others], rest, loss)
     score = Scorer(held_out, [float_model, *others], config.threads, loss.temperature)
+    doubt = teacher_check(score.teacher, held_out, lambda batch: _answers(float_model, batch, config.threads))
+    if doubt:
+        watch.warning(doubt)
     before = score(student)
     enough = _enough(before) if config.train == "auto" and (store is None or store.newest() is None) else ""
     if enough:
@@ -136,6 +140,10 @@ def distill(
         kept=trained.kept or None,
     )
     return trained
+
+
+def _answers(model: onnx.ModelProto, batch: np.ndarray, threads: int) -> np.ndarray:
+    return runtime.run(runtime.open_session(model, threads or None), batch)[0]
 
 
 def _enough(score: Score) -> str:
