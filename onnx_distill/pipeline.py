@@ -15,6 +15,7 @@ from onnx_distill.data import Given, images_from, split
 from onnx_distill.facts.logits import find_logits
 from onnx_distill.mixed.budget import Budget, mixed
 from onnx_distill.model import save
+from onnx_distill.quantization.layer_bits import layer_bits, weights_summary
 from onnx_distill.ready.calibrated import calibrated, drawn, image_shape, quantized, ready, rounded
 from onnx_distill.ready.deployable import deployable
 from onnx_distill.ready.distillation import distill
@@ -107,6 +108,7 @@ def run(
     logits_of(float_model, test_images.subset(np.arange(1)))
     save(float_model, folder / "logits.onnx")
     save(student, folder / "student.qdq.onnx")
+    watch.note(weights_summary(layer_bits(student), weight_storage))
 
     watch.stage("train")
     trained = (distill_with or distill)(student, teacher, train_images, validation, loss, config, watch, store, also)

@@ -23,6 +23,7 @@ from onnx import numpy_helper, parser
 
 from onnx_distill.cli import main
 from onnx_distill.facts.provenance import provenance
+from onnx_distill.quantization.layer_bits import layer_bits, weights_summary
 
 TEACHER = Path(__file__).resolve().parent.parent / "models" / "mobilenetv2-fashion.onnx"
 GRAPH = """<ir_version: 8, opset_import: ["": 17]>
@@ -292,11 +293,11 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(line, message,
 
 
 def assert_one_error(result: Result, message: str) -> None:
-    """stderr ends in the one line that says what is wrong; before it stands only click's usage, or what went well."""
+    """stderr ends in the one line that says what is wrong; before it stands only click's usage, what went well, or what it says of the teacher."""
     *before, last = result.err.splitlines()
     assert re.match(r"(?i)error: ", last)
     assert re.search(message, last)
-    assert all(re.match(r"== |epoch |[\d,]+ updates of |Usage: |Try |$", line) for line in before)
+    assert all(re.match(r"== |epoch |[\d,]+ updates of |W\d |warning: teacher: |Usage: |Try |$", line) for line in before)
     assert result.out == ""
 
 
@@ -326,7 +327,8 @@ def test_cut_says_where(given, out):
 def test_quantize_cuts_what_is_not_cut(given, out):
     line = f"quantize {given}/teacher.onnx {DATA} --weight-bits 3 {CLIPPED} --threads 1 --target ort-x86 -o {out}/s.onnx"
     result = onnx_distill(line.format(given=given))
-    assert result == Result(0, f"{out}/s.onnx: W3A8, calibrated on 60 images\n", "")
+    said = weights_summary(layer_bits(onnx.load(str(out / "s.onnx"))))
+    assert result == Result(0, f"{out}/s.onnx: W3A8, calibrated on 60 images\n", f"{said}\n")
     assert (out / "s.onnx").read_bytes() == (given / "student.onnx").read_bytes()
 
 

@@ -28,13 +28,14 @@ from onnx_distill.cli.quantize_options import quantize_options
 from onnx_distill.cli.ranking import sensitivity
 from onnx_distill.cli.reporting import report as report_command
 from onnx_distill.cli.sections import command
+from onnx_distill.cli.terminal import tell
 from onnx_distill.cli.training import run, train
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.cut import cut as cut_model
 from onnx_distill.facts.logits import find_logits
 from onnx_distill.facts.provenance import provenance
 from onnx_distill.mixed import bytes_of_weights
-from onnx_distill.quantization.layer_bits import layer_bits
+from onnx_distill.quantization.layer_bits import layer_bits, weights_summary
 from onnx_distill.ready.deployable import deployable
 from onnx_distill.targets import TARGETS
 
@@ -99,6 +100,7 @@ def quantize(model, output, logits, samples, seed, threads, as_json, input_shape
     if budget is not None:
         result["weight_bytes"] = bytes_of_weights(layer_bits(made), budget.counted)
         text += f"; {result['weight_bytes']:,} bytes of weights ({budget.counted})"
+    tell(weights_summary(layer_bits(made)))
     click.echo(json.dumps(result) if as_json else text)
 
 

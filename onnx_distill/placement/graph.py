@@ -18,7 +18,7 @@ from onnx_distill.config import QuantizeConfig
 from onnx_distill.errors import InputError
 from onnx_distill.facts.logits import value_types
 from onnx_distill.lookup import array, consumers, image_input, initializers, producers, shape_of
-from onnx_distill.placement.table import ABSORBED, FLOAT_RESULT, JOINING, PASSING, SHRINKING, WEIGHTED, role_of
+from onnx_distill.placement.table import ABSORBED, FLOAT_RESULT, JOINING, PASSING, SHRINKING, SIZES, WEIGHTED, role_of
 from onnx_distill.targets import target_of
 
 
@@ -210,11 +210,11 @@ class Graph:
 
     def _until_weighted(self, values: set[str], backwards: bool = False) -> tuple[set[str], dict[str, onnx.NodeProto]]:
         """Everything computed from `values` (backwards: needed for them) through no weighted node, themselves included,
-        and the weighted nodes at which that ends, by their output."""
+        and the weighted nodes at which that ends, by their output. A Shape ends it, too: the sizes of a value hold nothing of it."""
         reached, ends = set(values), {}
         for node in reversed(self.model.graph.node) if backwards else self.model.graph.node:
             near, far = (node.output, node.input) if backwards else (node.input, node.output)
-            if reached.isdisjoint(near):
+            if reached.isdisjoint(near) or node.op_type in SIZES:
                 continue
             if self.role(node) == WEIGHTED:
                 ends[node.output[0]] = node

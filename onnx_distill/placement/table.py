@@ -51,6 +51,7 @@ PLACEMENT = {
 }
 OUTPUT_AXIS = {"Conv": 0, "Gemm": 1, "MatMul": -1}  # of the weight, transB aside
 FLOAT_RESULT = frozenset(["Gemm", "MatMul"])  # their integer kernels hand out floats too: MatMulIntegerToFloat, QGemm
+SIZES = frozenset(["Shape", "Size"])  # what they make depends on no number of what they read
 SHRINKING = frozenset(["AveragePool", "GlobalAveragePool"])  # what comes out is so small that its form does not matter
 
 Constants = Mapping[str, onnx.TensorProto]

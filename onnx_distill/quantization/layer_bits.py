@@ -130,5 +130,20 @@ def bits_summary(found: Sequence[LayerBits]) -> str:
     return "; ".join([", ".join(parts), " ".join(f"A{bits}" for bits in activations)]).strip("; ")
 
 
+def weights_summary(found: Sequence[LayerBits], weight_storage: str = "int8") -> str:
+    """What a quantized model's weights are and weigh in a file: bits_summary, bytes before and after, and what few bits save there.
+
+    weight_storage: int8 keeps a byte for each weight; int4 half a byte for those of at most 4 bits.
+    """
+    weighted = [(x.weights, x.weight_bits) for x in found if x.weight_bits]
+    halves = weight_storage == "int4"
+    before = 4 * sum(count for count, _ in weighted)
+    after = sum(count / 2 if halves and bits <= 4 else count for count, bits in weighted)
+    line = f"{bits_summary(found)}; {before / 1000:,.1f} kB of float weights become {after / 1000:,.1f} kB"
+    if halves and any(bits <= 4 for _, bits in weighted):
+        return f"{line}; onnxruntime computes layers of int4 weights in floats, more slowly than in the float model"
+    return f"{line}: weights of fewer than 8 bits take a byte each, too" if any(bits < 8 for _, bits in weighted) else line
+
+
 def _layers(count: int) -> str:
     return "1 layer" if count == 1 else f"{count} layers"

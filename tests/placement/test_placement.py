@@ -220,6 +220,13 @@ def test_what_is_done_to_the_image_before_the_first_layer_belongs_to_it():
     assert limits(found.weights) == {"w": 127, "w2": 7, "w3": 127}
 
 
+def test_a_path_through_a_shape_makes_no_layer_the_first_or_the_last():
+    sized = "c1 = Conv(x, w, b) r1 = Relu(c1) n = Shape(x) r2 = Reshape(r1, n) c2 = Conv(r2, w2, b2) "
+    body = sized + "m = Shape(c2) c3 = Conv(c2, w3, b3) r3 = Reshape(c3, m) y = Conv(r3, point)"
+    found = plan_of(body, weight_bits=4, activation_bits=4)
+    assert limits(found.weights) == {"w": 127, "w2": 7, "w3": 7, "point": 127}
+
+
 def test_edge_bits_0_treats_all_layers_alike():
     found = plan_of(HEAD + "y = Gemm(r, short, fb)", ROWS, weight_bits=3, activation_bits=5, edge_bits=0)
     assert set(limits(found.weights).values()) == {3} and set(limits(found.activations).values()) == {31}

@@ -10,7 +10,7 @@ from onnx_distill.config import QuantizeConfig
 from onnx_distill.errors import InputError
 from onnx_distill.export import export
 from onnx_distill.placement import plan
-from onnx_distill.quantization.layer_bits import bits_summary, layer_bits, layer_names, render_layers
+from onnx_distill.quantization.layer_bits import bits_summary, layer_bits, layer_names, render_layers, weights_summary
 from onnx_distill.targets import TARGETS
 
 BODY = (
@@ -87,6 +87,15 @@ def test_text_says_how_many_layers_have_which_bits():
     found = layer_bits(student("two=W4"))
     assert bits_summary(found) == "W8 in 2 layers (252 weights), W4 in 1 layer (144 weights); A8"
     assert render_layers(found).splitlines()[3].split() == ["two", "Conv", "144", "4", "8"]
+
+
+def test_text_says_what_the_weights_weigh_in_the_file():
+    begins = "W8 in 2 layers (252 weights), W4 in 1 layer (144 weights); A8; 1.6 kB of float weights become "
+    found = layer_bits(student("two=W4"))
+    assert weights_summary(found) == begins + "0.4 kB: weights of fewer than 8 bits take a byte each, too"
+    slower = "; onnxruntime computes layers of int4 weights in floats, more slowly than in the float model"
+    assert weights_summary(found, "int4") == begins + "0.3 kB" + slower
+    assert weights_summary(layer_bits(student()), "int4").endswith("become 0.4 kB")
 
 
 @pytest.mark.parametrize("rule", ["tow=W4", "sum=W4", "twoo=A4"])
