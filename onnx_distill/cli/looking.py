@@ -22,7 +22,7 @@ from onnx_distill.cli.general_options import (
 from onnx_distill.cli.image_options import data_options
 from onnx_distill.cli.inputs import load, open_data
 from onnx_distill.cli.sections import command
-from onnx_distill.cli.terminal import tell
+from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.compare import Layer, worst_first
 from onnx_distill.compare import compare as compare_models
 from onnx_distill.compare import render_layers as render_compared
@@ -36,6 +36,7 @@ from onnx_distill.kernels.execution import render_execution
 from onnx_distill.quantization.layer_bits import render_layers
 from onnx_distill.ready import calibrated, measure
 from onnx_distill.ready.deployable import like, logits_model
+from onnx_distill.ready.teacher_check import teacher_check
 from onnx_distill.report import table
 from onnx_distill.run.result import Row
 from onnx_distill.verify import as_data, find_runtime
@@ -93,7 +94,11 @@ def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape,
     loaded = {"teacher": load(teacher, input_shape, constants)} if teacher else {}
     loaded["model"] = like(loaded["teacher"], models.load(model)) if teacher else load(model, input_shape, constants)
     images = open_data(next(iter(loaded.values())), options)
-    print_rows(measure.measure(loaded, images, threads, _sizes(batch_sizes), logits), as_json)
+    sizes, first = _sizes(batch_sizes), next(iter(loaded))
+    scores = measure.scores_of(loaded, images, threads, logits)
+    answers = lambda batch: measure.logits_of(loaded[first], batch, threads, logits)  # noqa: E731
+    teacher_check(scores[first], images, answers, name=first).told(lambda fine: None, warn)
+    print_rows(measure.rows_of(loaded, scores, images, threads, sizes), as_json)
 
 
 @command(short_help="Where quantization hurts, value by value.")

@@ -98,9 +98,8 @@ def distill(
     rest, held_out = split(images, validation, config.held_out_seed)
     check_fit(student, [float_model, *others], rest, loss)
     score = Scorer(held_out, [float_model, *others], config.threads, loss.temperature)
-    doubt = teacher_check(score.teacher, held_out, lambda batch: _answers(float_model, batch, config.threads))
-    if doubt:
-        watch.warning(doubt)
+    answers = lambda batch: runtime.run(runtime.open_session(float_model, config.threads or None), batch)[0]  # noqa: E731
+    teacher_check(score.teacher, held_out, answers, "held-out images").told(watch.note, watch.warning)
     before = score(student)
     enough = _enough(before) if config.train == "auto" and (store is None or store.newest() is None) else ""
     if enough:
@@ -140,10 +139,6 @@ def distill(
         kept=trained.kept or None,
     )
     return trained
-
-
-def _answers(model: onnx.ModelProto, batch: np.ndarray, threads: int) -> np.ndarray:
-    return runtime.run(runtime.open_session(model, threads or None), batch)[0]
 
 
 def _enough(score: Score) -> str:

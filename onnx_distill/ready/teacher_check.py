@@ -4,17 +4,20 @@ channels in another order or labels counted from 1 spoil everything that comes a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnx_distill.data import PRESETS, Images, Preprocess
 from onnx_distill.evaluate import top_k
+from onnx_distill.numerics import log_softmax
 
 NEAR_CHANCE = 0.25  # of the way from chance to 1: below, something is likely wrong
 ONE_ANSWER = 0.95  # share of images with the same answer from which on a teacher without labels is doubted
 TRIED = 200  # images on which other ways of reading them are tried
 GAIN = 0.2  # of top-1, that one must bring to be named
 FEWEST = 20  # images to judge by
+DOUBT = "are the images read as it was trained on them? See --preset, --mean, --scale, --order, --label-offset."
 SCALES = {
     "pixels 0 to 1 (--mean 0 --scale 0.00392157)": Preprocess(scale=(1 / 255,)),
     "pixels -1 to 1 (--mean 127.5 --scale 0.00784314)": Preprocess(mean=(127.5,), scale=(1 / 127.5,)),
@@ -22,26 +25,47 @@ SCALES = {
 }
 
 
-def teacher_check(logits: np.ndarray, images: Images, answers: Callable[[np.ndarray], np.ndarray]) -> str:
-    """A warning where the teacher is near chance on these images, or gives nearly all of them one answer; or ''.
+@dataclass(frozen=True)
+class TeacherCheck:
+    """found: what the teacher does on the images, a line. doubt: why that looks wrong and what may mend it, or ''."""
+
+    found: str
+    doubt: str = ""
+
+    def told(self, note: Callable[[str], None], warning: Callable[[str], None]) -> None:
+        """The line as a note, or with its doubt as a warning."""
+        warning(f"{self.found}: {self.doubt}") if self.doubt else note(self.found)
+
+
+def teacher_check(
+    logits: np.ndarray,
+    images: Images,
+    answers: Callable[[np.ndarray], np.ndarray],
+    which: str = "images",
+    name: str = "teacher",
+) -> TeacherCheck:
+    """Doubts a teacher that is near chance on these images, or gives nearly all of them one answer.
 
     logits: [n, classes] of the teacher for the images. answers: gives its logits for a batch float32 [n, channels, height, width].
+    which, name: what the images and the teacher are called.
     """
-    best = logits.argmax(axis=1)
-    share = np.bincount(best).max() / len(best)
+    best, counted = logits.argmax(axis=1), f"{len(images):,} {which}"
     if images.labels is None:
-        line = f"teacher: its commonest answer is given for {100 * share:.1f} % of {len(best):,} held-out images"
+        share, nats = np.bincount(best).max() / len(best), float(entropy(logits).mean())
         doubted = share >= ONE_ANSWER and len(best) >= FEWEST
-        return _warning(line) if doubted else ""
+        found = f"{name}: its commonest answer is given for {100 * share:.1f} % of {counted}; its entropy is {nats:.2f} nats"
+        return TeacherCheck(found, DOUBT if doubted else "")
     right, chance = top_k(logits, images.labels, 1), np.bincount(images.labels).max() / len(images)
-    line = f"teacher: top-1 {100 * right:.1f} % of {len(best):,} held-out images (chance {100 * chance:.1f} %)"
+    found = f"{name}: top-1 {100 * right:.1f} % of {counted} (chance {100 * chance:.1f} %)"
     if right >= chance + NEAR_CHANCE * (1 - chance) or len(best) < FEWEST:
-        return ""
-    return _warning(line) + _better(logits, images, images.labels, answers)
+        return TeacherCheck(found)
+    return TeacherCheck(found, DOUBT + _better(logits, images, images.labels, answers))
 
 
-def _warning(line: str) -> str:
-    return f"{line}: are the images read as the teacher was trained on them? See --preset, --mean, --scale, --order, --label-offset."
+def entropy(logits: np.ndarray) -> np.ndarray:
+    """Of the softmax of each row, in nats [n]: 0 for one certain class, log(classes) for no idea. logits: float32 [n, classes]."""
+    logs = log_softmax(logits)
+    return -(np.exp(logs) * logs).sum(axis=1)
 
 
 def _better(logits: np.ndarray, images: Images, labels: np.ndarray, answers: Callable[[np.ndarray], np.ndarray]) -> str:
