@@ -105,7 +105,9 @@ class DistillConfig:
 
 RATES = {"natural": 0.01, "adamw": 1e-3, "sgd": 1e-2}  # usual peak learning rates: in natural units, and in plain ones
 LOW_BITS, LOW_BITS_RATE = 4, 0.02  # below so many bits values have farther to go: in natural units
-NEAR, GENTLEST = 0.05, 0.1  # nats of held-out KL, below which the rate falls in proportion; to at most so small a share
+NEAR = 0.05  # nats of held-out KL, below which the rate falls in proportion
+MANY_IMAGES = 10_000  # below which the rate falls with their root
+GENTLEST = 0.1  # the least share of the usual rate; docs/experiments.md has all three
 
 
 @dataclass(frozen=True)
@@ -197,13 +199,15 @@ class TrainConfig:
         """Whether values are learned in units of their own."""
         return self.units == "natural" or (self.units is None and self.optimizer == "adamw")
 
-    def for_student(self, bits: int, kl: float) -> TrainConfig:
+    def for_student(self, bits: int, kl: float, images: int) -> TrainConfig:
         """The same with a learning rate: the one chosen, else the usual one for so many bits; less of it where the student begins close to
-        its teacher, for the noise of large updates would undo more than they learn. kl: mean held-out KL of the student as it comes, nats."""
+        its teacher, and where images are few: the noise of large updates would undo more than they learn. kl: mean held-out KL of the
+        student as it comes, nats. images: that it trains on."""
         if not self.natural or self.learning_rate is not None:
             return replace(self, learning_rate=self.peak_rate)
         usual = LOW_BITS_RATE if bits < LOW_BITS else self.peak_rate
-        share = min(1.0, max(GENTLEST, kl / NEAR)) if math.isfinite(kl) else 1.0
+        near = min(1.0, kl / NEAR) if math.isfinite(kl) else 1.0
+        share = max(GENTLEST, near * min(1.0, math.sqrt(images / MANY_IMAGES)))
         return replace(self, learning_rate=float(f"{usual * share:.2g}"))
 
     @property

@@ -82,7 +82,7 @@ def train(
         recording = Recording(config.profile)
         step = Step(made, config.threads, recording.folder)
     first = evaluate(student)
-    config = config.for_student(lowest_bits(student), first.mean_kl)
+    config = config.for_student(lowest_bits(student), first.mean_kl, len(images))
     kinds = made.parameters
     optimizer = Optimizer(step.parameters, kinds.weights, kinds.biases, kinds.steps, config, _units(student, kinds, config))
     average = Average(step.parameters, config.ema)

@@ -101,16 +101,21 @@ def test_choices_are_frozen(kind):
     ],
 )
 def test_the_usual_rate_is_that_of_the_units_and_in_natural_ones_of_the_bits(config, bits, rate):
-    assert config.for_student(bits, kl=0.5).peak_rate == rate
+    assert config.for_student(bits, kl=0.5, images=50_000).peak_rate == rate
 
 
 @pytest.mark.parametrize(
     "kl, rate", [(0.05, 0.01), (0.02, 0.004), (0.0123, 0.0025), (0.001, 0.001), (0, 0.001), (math.nan, 0.01)]
 )
 def test_a_student_that_begins_close_to_its_teacher_is_trained_gently(kl, rate):
-    assert TrainConfig().for_student(4, kl).peak_rate == rate
+    assert TrainConfig().for_student(4, kl, 50_000).peak_rate == rate
     for chosen in (TrainConfig(learning_rate=0.5), TrainConfig(units="plain"), TrainConfig(optimizer="sgd")):
-        assert chosen.for_student(4, kl).peak_rate == chosen.peak_rate
+        assert chosen.for_student(4, kl, 64).peak_rate == chosen.peak_rate
+
+
+@pytest.mark.parametrize("images, rate", [(60_000, 0.01), (10_000, 0.01), (2_500, 0.005), (625, 0.0025), (64, 0.001)])
+def test_a_quarter_of_the_images_is_learned_from_at_half_the_rate(images, rate):
+    assert TrainConfig().for_student(4, 0.05, images).peak_rate == rate
 
 
 def test_steps_share_the_rate_of_values_in_natural_units_unless_theirs_is_chosen():
