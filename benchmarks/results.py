@@ -260,7 +260,7 @@ def _latency(args, peers) -> str:
         "ours W4A4 (4 bits in int8)": ours["w4a4-per-channel"],
     }
     loaded = {name: models.load(path) for name, path in chosen.items()}
-    timings = latency(loaded, (1, 28, 28), LATENCY_BATCHES, args.threads, rounds=400, seconds=20)
+    timings = latency(loaded, (1, 28, 28), LATENCY_BATCHES, args.threads, rounds=400, seconds=5, spread=0)
     lines = [
         "## Latency",
         "",

@@ -11,7 +11,8 @@ import onnx
 
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
-from onnx_distill.data import Given, images_from, split
+from onnx_distill.data import Given, Images, images_from, split
+from onnx_distill.errors import InputError
 from onnx_distill.facts.logits import find_logits
 from onnx_distill.mixed.budget import Budget, mixed
 from onnx_distill.model import save
@@ -25,6 +26,8 @@ from onnx_distill.trainable.features import check_names
 from onnx_distill.training.fit import check_fit
 from onnx_distill.training.state import StateStore
 from onnx_distill.training.trained import Trained
+
+FEWEST_IMAGES = 3  # one to train on, one that chooses, one for the table
 
 
 def quantize_with_images(
@@ -55,6 +58,16 @@ def choices(quantization: QuantizeConfig, loss: DistillConfig, config: TrainConf
     return {"quantize": asdict(quantization), "distill": asdict(loss), "train": asdict(config)}
 
 
+def kept_for_the_table(images: Images, seed: int) -> tuple[Images, Images]:
+    """(rest, test): where no test images are given, those of `images` that the table is measured on: as many as are held out of so many,
+    drawn by the seed. Raises InputError where nothing would be left to train and to choose by."""
+    if len(images) < FEWEST_IMAGES:
+        raise InputError(
+            f"{len(images)} images cannot be shared out to train, to choose the student and to measure it; wanted {FEWEST_IMAGES} at least, or test images of their own: --test-data."
+        )
+    return split(images, None, seed)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The student's file, what was measured on the test images, the logits behind that (by row), and how it was trained."""
@@ -68,7 +81,7 @@ class Outcome:
 def run(
     teacher: onnx.ModelProto,
     train_images: Given,
-    test_images: Given,
+    test_images: Given | None,
     folder: Path,
     quantization: QuantizeConfig,
     loss: DistillConfig,
@@ -82,13 +95,18 @@ def run(
     also: Sequence[onnx.ModelProto] = (),
     budget: Budget | None = None,
     distill_with: Callable[..., Trained] | None = None,
+    batch_sizes: tuple[int, ...] = (1, 64),
 ) -> Outcome:
     """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`.
 
     weight_storage: int4 makes it student.int4.onnx; see export. also: further teachers, see distill. budget: see
-    quantize_with_images. distill_with: what to call in place of distill, with the same arguments.
+    quantize_with_images. distill_with: what to call in place of distill, with the same arguments. test_images: None: kept_for_the_table.
+    batch_sizes: that latency is measured at, () for none.
     """
-    train_images, test_images = images_from(train_images), images_from(test_images)
+    train_images = images_from(train_images)
+    if test_images is None:
+        train_images, test_images = kept_for_the_table(train_images, config.held_out_seed)
+    test_images = images_from(test_images)
     watch.stage("cut")
     float_model = cut(teacher, logits)
     found = find_logits(teacher, logits)
@@ -125,6 +143,6 @@ def run(
     else:
         models = {"float": teacher, "PTQ": result}
     scores = scores_of(models, test_images, config.threads, float_model.graph.output[0].name)
-    rows = rows_of(models, scores, test_images, config.threads)
+    rows = rows_of(models, scores, test_images, config.threads, batch_sizes)
     write_result(folder, rows, choices(quantization, loss, config), trained.kept)
     return Outcome(exported, rows, scores, trained)

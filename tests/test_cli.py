@@ -296,7 +296,7 @@ def assert_one_error(result: Result, message: str) -> None:
     *before, last = result.err.splitlines()
     assert re.match(r"(?i)error: ", last)
     assert re.search(message, last)
-    assert all(re.match(r"== |epoch |[\d,]+ updates of |Usage: |Try |$", line) for line in before)
+    assert all(re.match(r"== |epoch |[\d,]+ updates of |warning: teacher: |Usage: |Try |$", line) for line in before)
     assert result.out == ""
 
 

@@ -11,6 +11,7 @@ import onnx
 
 from onnx_distill import model as models
 from onnx_distill.cli.configuration import merged
+from onnx_distill.cli.inputs import batch_sizes_of
 from onnx_distill.cli.terminal import tell
 from onnx_distill.data import Images
 from onnx_distill.facts.provenance import data_sha256, file_sha256
@@ -53,7 +54,9 @@ def complete_result(
         return rows, None
     qdq = folder / "student.qdq.onnx"
     student = models.load(qdq) if qdq.is_file() else None
-    found = measured(folder, teacher, student, images, said, ctx.params["weight_storage"], ctx.params["threads"])
+    params = ctx.params
+    sizes = batch_sizes_of(params)
+    found = measured(folder, teacher, student, images, said, params["weight_storage"], params["threads"], sizes)
     if rows is None:
         write_result(folder, found.rows, configs, kept)
     return rows or found.rows, replace(found, rows=rows or found.rows) if wanted else None

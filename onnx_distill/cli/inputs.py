@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_distill import model as models
 from onnx_distill.cli.progress import Bar
-from onnx_distill.cli.terminal import tell_images, warn
+from onnx_distill.cli.terminal import tell, tell_images, warn
 from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, is_collection, open_images
 from onnx_distill.data.labels import read_class_names
 from onnx_distill.errors import InputError
@@ -19,6 +19,7 @@ from onnx_distill.files.settings import read_settings
 from onnx_distill.mixed.budget import Budget
 from onnx_distill.mixed.ranking import load_sensitivity
 from onnx_distill.normalize.prepare import image_shape, prepare
+from onnx_distill.pipeline import kept_for_the_table
 
 
 def chosen(kind, options: dict):
@@ -58,6 +59,27 @@ def open_data(model, options: dict, labelled: bool = True, classes: int | None =
         found.class_names = read_class_names(Path(options["class_names"]), preprocess.label_offset, classes)
     tell_images(found, options["data"])
     return found
+
+
+def with_test(images: Images, options: dict, seed: int, model, classes: int | None) -> tuple[Images, Images, str]:
+    """(images to train on, images for the table, what to call those): of --test-data, or without it a part of --data; said then."""
+    if options["test_data"] is not None:
+        test = open_data(model, {**options, "data": options["test_data"], "labels": options["test_labels"]}, classes=classes)
+        return images, test, f"{len(test):,} images of {options['test_data']}"
+    rest, test, said = test_part(images, options["data"], seed)
+    tell(f"no --test-data: {len(test):,} of the {len(images):,} images are kept for the table, and used for nothing else")
+    return rest, test, said
+
+
+def test_part(images: Images, path: str, seed: int) -> tuple[Images, Images, str]:
+    """(the rest, what a run without --test-data measures on, what to call that)."""
+    rest, test = kept_for_the_table(images, seed)
+    return rest, test, f"{len(test):,} of the {len(images):,} images of {path}, kept apart from training"
+
+
+def batch_sizes_of(options: dict) -> tuple[int, ...]:
+    """That a run's table has latency of."""
+    return (1, 64) if options["latency"] else ()
 
 
 def _preprocess(model, options: dict) -> Preprocess:

@@ -6,11 +6,16 @@ import functools
 
 import click
 
+from onnx_distill.cli.numbers import joined
+
 FIRST, LAST = "Options", "General"  # of options that no section was given; of those that every command has
 
 
 class Command(click.Command):
-    """Lists each option under its `section`, sections in the order of their first option."""
+    """Lists each option under its `section`, sections in the order of their first option. Reads several numbers behind an option of numbers."""
+
+    def parse_args(self, ctx, args):
+        return super().parse_args(ctx, joined(self, args))
 
     def format_options(self, ctx, formatter):
         found: dict[str, list] = {FIRST: []}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from onnx_distill.cli.general_options import seed_option
+from onnx_distill.cli.general_options import latency_option, seed_option
 from onnx_distill.cli.options import auto, choice, number, options, writable
 
 distill_options = options(
@@ -119,6 +119,7 @@ train_options = options(
             show_default=True,
             help="Write report.html and report.json at the end; `onnx-distill report` makes them later.",
         ),
+        latency_option,
         click.option(
             "--preflight/--no-preflight",
             default=True,

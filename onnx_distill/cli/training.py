@@ -24,7 +24,7 @@ from onnx_distill.cli.general_options import (
     threads_option,
 )
 from onnx_distill.cli.image_options import class_names_option, data_options
-from onnx_distill.cli.inputs import budget_of, chosen, load, open_data
+from onnx_distill.cli.inputs import batch_sizes_of, budget_of, chosen, load, open_data, with_test
 from onnx_distill.cli.looking import print_rows
 from onnx_distill.cli.progress import Run
 from onnx_distill.cli.quantize_options import quantize_options
@@ -108,7 +108,8 @@ def train(
     if report and not trained.interrupted and (done is None or lacks_report(path)):
         watch.stage("report")
         held_out, said = held_out_part(images, validation, config.held_out_seed)
-        found = measured(folder.path, original, qdq, held_out, said, weight_storage, config.threads)
+        sizes = batch_sizes_of(ctx.params)
+        found = measured(folder.path, original, qdq, held_out, said, weight_storage, config.threads, sizes)
         finish(ctx, folder.path, original, found)
     best = trained.best
     result = {
@@ -135,9 +136,8 @@ def train(
 @data_options
 @click.option(
     "--test-data",
-    required=True,
     type=click.Path(),
-    help="Images for the final table; nothing is chosen by them.",
+    help="Images for the final table; nothing is chosen by them.  [default: a part of --data, which is then used for nothing else]",
 )
 @click.option("--test-labels", type=click.Path(dir_okay=False), help="Their labels; default as for --labels.")
 @logits_option
@@ -186,8 +186,8 @@ def run(
     float_model = cut_model(original, logits)
     classes = classes_of(float_model)
     images = open_data(float_model, options, classes=classes)
-    test = open_data(float_model, {**options, "data": test_data, "labels": test_labels}, classes=classes)
-    said, sources = f"{len(test):,} images of {test_data}", sources_of(ctx, data=images, test_data=test)
+    images, test, said = with_test(images, ctx.params, config.held_out_seed, float_model, classes)
+    sources = sources_of(ctx, data=images, test_data=test)
     with made_folder(output) as path:
         done, exported = found_finished(ctx, path, sources), path / student_file(weight_storage)
         folder, watch = _run_folder(ctx, path, resume, log_every)
@@ -223,6 +223,7 @@ def run(
                 also,
                 budget,
                 distill,
+                batch_sizes_of(ctx.params),
             )
             trained, seeds, rows = outcome.trained, next(iter(several), None), outcome.rows
             found = Measured(rows, outcome.scores, test, said) if report else None
