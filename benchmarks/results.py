@@ -115,7 +115,10 @@ def _run(case: Case, seed: int, args) -> dict[str, dict]:
         return {row["name"]: row for row in json.loads(kept.read_text())["rows"]}
     print("onnx-distill", shlex.join(command), file=sys.stderr, flush=True)
     done = subprocess.run(
-        [sys.executable, "-m", "onnx_distill", *command, "--json"], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "onnx_distill", *command, "--json", "--overwrite"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     return {row["name"]: row for row in json.loads(done.stdout)}
 

@@ -15,12 +15,12 @@ from onnx_distill.data import Given, Images, images_from, split
 from onnx_distill.errors import InputError
 from onnx_distill.facts.logits import find_logits
 from onnx_distill.mixed.budget import Budget, mixed
-from onnx_distill.model import save
+from onnx_distill.model import load, save
 from onnx_distill.ready.calibrated import calibrated, drawn, image_shape, quantized, ready, rounded
 from onnx_distill.ready.deployable import deployable
 from onnx_distill.ready.distillation import distill
 from onnx_distill.ready.measure import logits_of, rows_of, scores_of
-from onnx_distill.run.result import Row, write_result
+from onnx_distill.run.result import Row, forget_result, write_result
 from onnx_distill.run.watch import Watch
 from onnx_distill.trainable.features import check_names
 from onnx_distill.training.fit import check_fit
@@ -51,6 +51,16 @@ def quantize_with_images(
     source = calibrated(model, chosen, config, threads)
     config = mixed(source, images, config, budget, threads) if budget else config
     return rounded(quantized(source, config), source, chosen, config, threads)
+
+
+def _check_same(student: onnx.ModelProto, file: Path, store: StateStore | None) -> None:
+    """Raises InputError where a training is to be continued that began with another student than this one."""
+    if store is None or store.newest() is None or not file.is_file() or load(file) == student:
+        return
+    raise InputError(
+        f"{file} is another student than this command makes; to go on there, wanted the model and the options that it was made with. "
+        "Repeat that command, begin anew with --overwrite, or choose another folder."
+    )
 
 
 def choices(quantization: QuantizeConfig, loss: DistillConfig, config: TrainConfig) -> dict[str, Any]:
@@ -96,12 +106,13 @@ def run(
     budget: Budget | None = None,
     distill_with: Callable[..., Trained] | None = None,
     batch_sizes: tuple[int, ...] = (1, 64),
+    begin: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`.
 
     weight_storage: int4 makes it student.int4.onnx; see export. also: further teachers, see distill. budget: see
     quantize_with_images. distill_with: what to call in place of distill, with the same arguments. test_images: None: kept_for_the_table.
-    batch_sizes: that latency is measured at, () for none.
+    batch_sizes: that latency is measured at, () for none. begin: called before the first file is written.
     """
     train_images = images_from(train_images)
     if test_images is None:
@@ -123,11 +134,14 @@ def run(
     )
     check_fit(student, [float_model], train_images, loss)
     logits_of(float_model, test_images.subset(np.arange(1)))
+    _check_same(student, folder / "student.qdq.onnx", store)
+    begin()
     save(float_model, folder / "logits.onnx")
     save(student, folder / "student.qdq.onnx")
 
     watch.stage("train")
     trained = (distill_with or distill)(student, teacher, train_images, validation, loss, config, watch, store, also)
+    forget_result(folder)
     save(trained.best.student, folder / "trained.qdq.onnx")
 
     watch.stage("export")

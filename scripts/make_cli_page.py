@@ -17,7 +17,7 @@ Made from the help texts by scripts/make_cli_page.py; `onnx-distill COMMAND --he
   code 2; exit code 1 is a result that was asked for and is not good (`verify`, a training that diverged).
 - **Configuration.** Every option and argument of a command may stand in a file, `--config FILE`, under its name on the command line:
   YAML, TOML or JSON, `batch-size: 32` or `batch_size: 32`, `flip: true`, `exclude: [stem, block_3/*]`. The command line wins. `train` and `run`
-  write all of theirs to config.yaml in the run folder, and `onnx-distill train --config run/config.yaml` repeats the run, to the same bytes.
+  write all of theirs to config.yaml in the run folder, and `onnx-distill train --config run/config.yaml -o again` repeats the run, to the same bytes.
 - **Completion.** `onnx-distill completion bash >> ~/.bashrc` (or `zsh >> ~/.zshrc`, or `fish > ~/.config/fish/completions/onnx-distill.fish`)
   completes commands, options, their values and file names in every new shell.
 """

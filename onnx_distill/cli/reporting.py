@@ -48,7 +48,7 @@ def held_out_part(images: Images, validation: int | None, seed: int) -> tuple[Im
 
 
 def _commands(ctx: click.Context, folder: Path) -> list[str]:
-    again = shlex.join(["onnx-distill", str(ctx.info_name), "--config", str(folder / CONFIG)])
+    again = shlex.join(["onnx-distill", str(ctx.info_name), "--config", str(folder / CONFIG), "-o", f"{folder}-again"])
     return [command_line(ctx), f"{again}    # repeats the run", shlex.join(["onnx-distill", "report", str(folder)])]
 
 

@@ -106,6 +106,11 @@ train_options = options(
             help="Continue the run in the output folder where it was interrupted; one that is finished is left as it is.",
         ),
         click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace an earlier run in the output folder; without it and --resume, a folder that has one is refused.",
+        ),
+        click.option(
             "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of log.jsonl."
         ),
         click.option(

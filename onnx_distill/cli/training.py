@@ -40,6 +40,7 @@ from onnx_distill.ready import distillation
 from onnx_distill.ready.deployable import classes_of, deployable, logits_model
 from onnx_distill.run.finished import leave_facts
 from onnx_distill.run.folder import TRAINED, RunFolder, made_folder, student_file
+from onnx_distill.run.result import forget_result
 from onnx_distill.run.seeds import told_of_seeds, train_seeds
 from onnx_distill.run.watch import Watch
 from onnx_distill.training.profile import cost_table, costs
@@ -88,17 +89,18 @@ def train(
       --data train.npz --flip -o run
     """
     loss, config = chosen(DistillConfig, options), chosen(TrainConfig, options)
-    original, qdq = load(teacher, input_shape, constants), models.load(student)
-    also = [load(path, input_shape, constants) for path in also_teachers]
-    float_model = logits_model(qdq, original)
-    images = open_data(float_model, options, classes=classes_of(float_model), shape_of=qdq)
-    sources = sources_of(ctx, data=images)
     with made_folder(output) as path:
-        done, exported = found_finished(ctx, path, sources), path / student_file(weight_storage)
         folder, watch = _run_folder(ctx, path, resume, log_every)
+        original, qdq = load(teacher, input_shape, constants), models.load(student)
+        also = [load(path, input_shape, constants) for path in also_teachers]
+        float_model = logits_model(qdq, original)
+        images = open_data(float_model, options, classes=classes_of(float_model), shape_of=qdq)
+        sources = sources_of(ctx, data=images)
+        done, exported = found_finished(ctx, folder, sources), path / student_file(weight_storage)
         if done is None:
             one = functools.partial(distillation.distill, qdq, original, images, validation, loss)
             trained, seeds = _trained(ctx, one, config, folder, watch, also, sources)
+            forget_result(path)
             models.save(trained.best.student, path / TRAINED)
         else:
             trained, seeds = done.trained, done.seeds
@@ -181,16 +183,16 @@ def run(
     """
     quantization, loss, config = (chosen(kind, options) for kind in (QuantizeConfig, DistillConfig, TrainConfig))
     budget = budget_of(options)
-    original = load(teacher, input_shape, constants)
-    also = [load(path, input_shape, constants) for path in also_teachers]
-    float_model = cut_model(original, logits)
-    classes = classes_of(float_model)
-    images = open_data(float_model, options, classes=classes)
-    images, test, said = with_test(images, ctx.params, config.held_out_seed, float_model, classes)
-    sources = sources_of(ctx, data=images, test_data=test)
     with made_folder(output) as path:
-        done, exported = found_finished(ctx, path, sources), path / student_file(weight_storage)
         folder, watch = _run_folder(ctx, path, resume, log_every)
+        original = load(teacher, input_shape, constants)
+        also = [load(path, input_shape, constants) for path in also_teachers]
+        float_model = cut_model(original, logits)
+        classes = classes_of(float_model)
+        images = open_data(float_model, options, classes=classes)
+        images, test, said = with_test(images, ctx.params, config.held_out_seed, float_model, classes)
+        sources = sources_of(ctx, data=images, test_data=test)
+        done, exported = found_finished(ctx, folder, sources), path / student_file(weight_storage)
         if done is not None:
             trained, seeds = done.trained, done.seeds
             if not exported.is_file():
@@ -224,6 +226,7 @@ def run(
                 budget,
                 distill,
                 batch_sizes_of(ctx.params),
+                folder.begin,
             )
             trained, seeds, rows = outcome.trained, next(iter(several), None), outcome.rows
             found = Measured(rows, outcome.scores, test, said) if report else None
@@ -242,7 +245,7 @@ def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolde
     """The folder with its configuration ready to be written, and what tells the terminal of a run."""
     told = Run()
     ctx.call_on_close(told.end)
-    folder = RunFolder(path, resume, log_every, warn, ctx.params["tensorboard"])
+    folder = RunFolder(path, resume, log_every, warn, ctx.params["tensorboard"], ctx.params["overwrite"])
     folder.write_config(ctx.info_name, merged(ctx))
     return folder, told.watch
 
@@ -258,7 +261,9 @@ def _trained(
         raise InputError(f"--profile is for one training, --seeds are {count}; leave one of them out.")
     options = {name: value for name, value in merged(ctx).items() if name != "seeds"}
     one = lambda config, watch, store: distill(config, watch, store, also)  # noqa: E731
-    seeds = train_seeds(one, config, count, folder, ctx.info_name, options, watch, ctx.params["resume"], sources)
+    seeds = train_seeds(
+        one, config, count, folder, ctx.info_name, options, watch, ctx.params["resume"], ctx.params["overwrite"], sources
+    )
     return seeds.result, seeds.facts()
 
 

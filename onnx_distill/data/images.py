@@ -26,6 +26,11 @@ class Images(ABC):
     def read(self, indices: np.ndarray) -> np.ndarray:
         """The preprocessed images at these positions: float32 [len(indices), channels, height, width], contiguous."""
 
+    def stored(self, indices: np.ndarray, most: int | None = None) -> np.ndarray:
+        """[len(indices), values] of the images at these positions as they are kept, `most` of each, from its middle (None: all): to tell
+        images from others. Here as they are read."""
+        return middle(self.read(indices).reshape(len(indices), -1), most)
+
     @abstractmethod
     def subset(self, indices: np.ndarray) -> Images:
         """The images (and labels) at these positions, in that order; shares what is stored."""
@@ -42,6 +47,12 @@ class Images(ABC):
     @abstractmethod
     def fill(self) -> np.ndarray:
         """float32 [channels]: what a pixel of 0 becomes; fills what a shift uncovers."""
+
+
+def middle(rows: np.ndarray, most: int | None) -> np.ndarray:
+    """Of each row the `most` values in its middle; None: all."""
+    first = 0 if most is None else max(0, (rows.shape[1] - most) // 2)
+    return rows[:, first : None if most is None else first + most]
 
 
 def stretched(pixels: np.ndarray) -> np.ndarray:
