@@ -247,7 +247,7 @@ def run_pipeline(
             weight_storage,
             also_teachers,
             budget,
-            begin=run.begin,
+            make_way=run.make_way,
         )
     if made.trained.finished:
         run.finish()

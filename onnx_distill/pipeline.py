@@ -11,7 +11,7 @@ import onnx
 
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
-from onnx_distill.data import Given, Images, images_from, split
+from onnx_distill.data import Given, Images, held_out_count, images_from, split
 from onnx_distill.errors import InputError
 from onnx_distill.facts.logits import find_logits
 from onnx_distill.mixed.budget import Budget, mixed
@@ -71,11 +71,16 @@ def choices(quantization: QuantizeConfig, loss: DistillConfig, config: TrainConf
 def kept_for_the_table(images: Images, seed: int) -> tuple[Images, Images]:
     """(rest, test): where no test images are given, those of `images` that the table is measured on: as many as are held out of so many,
     drawn by the seed. Raises InputError where nothing would be left to train and to choose by."""
-    if len(images) < FEWEST_IMAGES:
+    return split(images, table_count(len(images)), seed)
+
+
+def table_count(images: int) -> int:
+    """How many of so many images kept_for_the_table keeps. Raises InputError as it does."""
+    if images < FEWEST_IMAGES:
         raise InputError(
-            f"{len(images)} images cannot be shared out to train, to choose the student and to measure it; wanted {FEWEST_IMAGES} at least, or test images of their own: --test-data."
+            f"{images} images cannot be shared out to train, to choose the student and to measure it; wanted {FEWEST_IMAGES} at least, or test images of their own: --test-data."
         )
-    return split(images, None, seed)
+    return held_out_count(images)
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,13 @@ def run(
     budget: Budget | None = None,
     distill_with: Callable[..., Trained] | None = None,
     batch_sizes: tuple[int, ...] = (1, 64),
-    begin: Callable[[], None] = lambda: None,
+    make_way: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`.
 
     weight_storage: int4 makes it student.int4.onnx; see export. also: further teachers, see distill. budget: see
     quantize_with_images. distill_with: what to call in place of distill, with the same arguments. test_images: None: kept_for_the_table.
-    batch_sizes: that latency is measured at, () for none. begin: called before the first file is written.
+    batch_sizes: that latency is measured at, () for none. make_way: called before the first file is written.
     """
     train_images = images_from(train_images)
     if test_images is None:
@@ -128,14 +133,14 @@ def run(
 
     watch.stage("quantize")
     seed = config.held_out_seed
-    split(train_images, validation, seed)  # what can be refused is refused before anything is written
+    split(train_images, validation, seed)  # what can be refused is refused before anything is computed
+    logits_of(float_model, test_images.subset(np.arange(1)))
     student = quantize_with_images(
         float_model, train_images, quantization, samples, seed, config.threads, budget, validation
     )
     check_fit(student, [float_model], train_images, loss)
-    logits_of(float_model, test_images.subset(np.arange(1)))
     _check_same(student, folder / "student.qdq.onnx", store)
-    begin()
+    make_way()
     save(float_model, folder / "logits.onnx")
     save(student, folder / "student.qdq.onnx")
 

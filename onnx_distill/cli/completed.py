@@ -11,7 +11,7 @@ import onnx
 
 from onnx_distill import model as models
 from onnx_distill.cli.configuration import merged
-from onnx_distill.cli.inputs import batch_sizes_of
+from onnx_distill.cli.parts import batch_sizes_of
 from onnx_distill.cli.terminal import tell
 from onnx_distill.data import Images
 from onnx_distill.facts.provenance import contents_sha256, file_sha256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -14,8 +15,9 @@ from onnx_distill import model as models
 from onnx_distill.cli.configuration import command_line, merged
 from onnx_distill.cli.general_options import config_option, latency_option, model_options, threads_option
 from onnx_distill.cli.image_options import class_names_option, data_options
-from onnx_distill.cli.inputs import batch_sizes_of, load, open_data, test_part
+from onnx_distill.cli.inputs import load, open_data
 from onnx_distill.cli.options import options
+from onnx_distill.cli.parts import batch_sizes_of, part_for_the_table
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.data import Images, split
@@ -28,6 +30,16 @@ from onnx_distill.run.seeds import best_so_far
 
 RUN = "onnx_distill.run"  # in the context of `report`: that of the command that made the run
 COMMENT = re.compile(r"# onnx-distill (\w+) --config")  # the first line of a run's config.yaml
+
+
+def check_report(ctx: click.Context) -> None:
+    """Warns of a report that cannot be drawn at the end. Raises InputError where it was asked for on the command line."""
+    if not ctx.params["report"] or importlib.util.find_spec("matplotlib") is not None:
+        return
+    missing = "matplotlib is missing; pip install 'onnx-distill[report]', or --no-report"
+    if ctx.get_parameter_source("report") == ParameterSource.COMMANDLINE:
+        raise InputError(f"a report cannot be made: {missing}.")
+    warn(f"there will be no report.html: {missing}")
 
 
 def finish(ctx: click.Context, folder: Path, teacher, found: Measured) -> None:
@@ -136,7 +148,7 @@ def _images(ctx: click.Context, made: click.Context, teacher, student, options: 
     images = open_data(float_model, options, classes=classes_of(float_model), shape_of=student)
     seed = params["split_seed"] if params["split_seed"] is not None else params["seed"]
     if of_run and params["test_data"] is None:
-        return test_part(images, options["data"], seed)[1:]
+        return part_for_the_table(images, options["data"], seed)[1:]
     if typed("data") or of_run:
         return images, f"{len(images):,} images of {options['data']}"
     return held_out_part(images, params["validation"], seed)

@@ -24,11 +24,12 @@ from onnx_distill.cli.general_options import (
     threads_option,
 )
 from onnx_distill.cli.image_options import class_names_option, data_options
-from onnx_distill.cli.inputs import batch_sizes_of, budget_of, chosen, load, open_data, with_test
+from onnx_distill.cli.inputs import budget_of, chosen, load
 from onnx_distill.cli.looking import print_rows
+from onnx_distill.cli.parts import batch_sizes_of, images_of_run, images_to_train
 from onnx_distill.cli.progress import Run
 from onnx_distill.cli.quantize_options import quantize_options
-from onnx_distill.cli.reporting import finish, held_out_part
+from onnx_distill.cli.reporting import check_report, finish, held_out_part
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.cli.train_options import distill_options, train_options
@@ -94,7 +95,7 @@ def train(
         original, qdq = load(teacher, input_shape, constants), models.load(student)
         also = [load(path, input_shape, constants) for path in also_teachers]
         float_model = logits_model(qdq, original)
-        images = open_data(float_model, options, classes=classes_of(float_model), shape_of=qdq)
+        images = images_to_train(float_model, ctx.params, classes_of(float_model), qdq)
         sources = sources_of(ctx, data=images)
         done, exported = found_finished(ctx, folder, sources), path / student_file(weight_storage)
         if done is None:
@@ -189,8 +190,7 @@ def run(
         also = [load(path, input_shape, constants) for path in also_teachers]
         float_model = cut_model(original, logits)
         classes = classes_of(float_model)
-        images = open_data(float_model, options, classes=classes)
-        images, test, said = with_test(images, ctx.params, config.held_out_seed, float_model, classes)
+        images, test, said = images_of_run(float_model, ctx.params, config.held_out_seed, classes)
         sources = sources_of(ctx, data=images, test_data=test)
         done, exported = found_finished(ctx, folder, sources), path / student_file(weight_storage)
         if done is not None:
@@ -226,7 +226,7 @@ def run(
                 budget,
                 distill,
                 batch_sizes_of(ctx.params),
-                folder.begin,
+                folder.make_way,
             )
             trained, seeds, rows = outcome.trained, next(iter(several), None), outcome.rows
             found = Measured(rows, outcome.scores, test, said) if report else None
@@ -243,6 +243,7 @@ def run(
 
 def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, Watch]:
     """The folder with its configuration ready to be written, and what tells the terminal of a run."""
+    check_report(ctx)
     told = Run()
     ctx.call_on_close(told.end)
     folder = RunFolder(path, resume, log_every, warn, ctx.params["tensorboard"], ctx.params["overwrite"])

@@ -69,13 +69,19 @@ def held_out_count(images: int) -> int:
     return min(MOST_HELD_OUT, max(1, images // 10, min(FEW_HELD_OUT, images // 4)))
 
 
+def checked_count(images: int, count: int | None) -> int:
+    """How many of so many images are held out: `count`, None: held_out_count. Raises InputError unless that leaves some on both sides."""
+    count = held_out_count(images) if count is None else count
+    if not 0 < count < images:
+        raise InputError(f"cannot hold out {count} of {images} images; wanted 1 to {images - 1}: --validation.")
+    return count
+
+
 def split(images: Images, count: int | None, seed: int) -> tuple[Images, Images]:
     """(rest, held_out): random, disjoint, together everything; held_out has `count` images (None: held_out_count). Same seed, same split.
 
     Both keep the order in which the images are stored. Raises InputError unless both get at least one image.
     """
-    count = held_out_count(len(images)) if count is None else count
-    if not 0 < count < len(images):
-        raise InputError(f"cannot hold out {count} of {len(images)} images; wanted 1 to {len(images) - 1}: --validation.")
+    count = checked_count(len(images), count)
     order = np.random.default_rng(seed).permutation(len(images))
     return images.subset(np.sort(order[count:])), images.subset(np.sort(order[:count]))

@@ -45,7 +45,7 @@ class RunFolder:
         found = self.store.newest()
         if not anew:
             _refuse_a_loss(path, found, resume)
-        self._resume, self._begun = resume, False
+        self._resume, self._cleared, self._begun = resume, False, False
         self._resumed = found.step if found is not None else -1
         self._scores = len(found.facts.get("scores", ())) if found is not None else 0
         self._step = max(self._resumed, 0)
@@ -62,13 +62,18 @@ class RunFolder:
         for place in (self.path, *seed_folders(self.path)) if self._resume else ():
             check_data(StateStore(place / CHECKPOINTS).newest(), data)
 
+    def make_way(self) -> None:
+        """What an earlier run left goes, unless this one continues it; once, before the first file of this one."""
+        if not self._resume and not self._cleared:
+            clear(self.path)
+        self._cleared = True
+
     def begin(self) -> None:
-        """The run goes: what an earlier one left goes, unless this one continues it, and the configuration is written; once."""
+        """The run goes: its configuration is written, once; what a run before it came to no longer counts."""
         if self._begun:
             return
         self._begun = True
-        if not self._resume:
-            clear(self.path)
+        self.make_way()
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / FACTS).unlink(missing_ok=True)
         self._keep_log_until(self._resumed)
