@@ -78,7 +78,7 @@ def table_count(images: int) -> int:
     """How many of so many images kept_for_the_table keeps. Raises InputError as it does."""
     if images < FEWEST_IMAGES:
         raise InputError(
-            f"{images} images cannot be shared out to train, to choose the student and to measure it; wanted {FEWEST_IMAGES} at least, or test images of their own: --test-data."
+            f"{images} image{'s' if images > 1 else ''} cannot be shared out to train, to choose the student and to measure it; wanted {FEWEST_IMAGES} at least, or test images of their own: --test-data."
         )
     return held_out_count(images)
 

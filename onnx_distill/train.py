@@ -113,6 +113,10 @@ def train(
         if config.epochs is None:
             seconds = _seconds(lambda: forward(0, False)) * config.accumulate
             duration = duration_of(config, student, len(images), batch_size, steps_per_epoch, seconds)
+        if config.batch_size is not None and config.batch_size > batch_size:
+            note(
+                f"a batch of {config.batch_size} is more than the {len(images):,} images to train on: all of them are one batch"
+            )
         note(f"{duration}, learning rate {config.peak_rate:g}{' quantization steps' if config.natural else ''}")
         on_evaluation(checkpoint_of(student, first, 0.0))
         record = begun(step.parameters, first, duration.updates, recipe, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from onnx_distill.cli import main
+from onnx_distill.cli.sections import ALL
 
 WIDTH = 110
 HEAD = """# Commands
@@ -35,6 +36,7 @@ def _section(title: str, command: click.Command, parent: click.Context | None) -
     name = title.rpartition(" ")[2]
     settings = {"terminal_width": WIDTH, "max_content_width": WIDTH, "help_option_names": ["-h", "--help"]}
     context = click.Context(command, info_name=name, parent=parent, **settings)
+    context.meta[ALL] = True
     lines = [line.rstrip() for line in command.get_help(context).splitlines()]
     return [f"## {title}", "", "```", *lines, "```", ""]
 

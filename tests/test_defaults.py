@@ -76,6 +76,15 @@ def test_a_finished_run_without_test_data_is_found_finished(files, tmp_path):
     assert "is finished: nothing is left to train" in again.err and again.out == first.out
 
 
+def test_a_batch_is_no_larger_than_the_images_and_it_is_said(files, tmp_path):
+    line = run(files, tmp_path / "run", "--train always --no-latency").replace("--batch-size 4", "--batch-size 1000")
+    lines = done(line).err.splitlines()
+    assert "a batch of 1000 is more than the 33 images to train on: all of them are one batch" in lines
+    assert [text.partition(",")[0] for text in lines if " updates of " in text] == [
+        "2 updates of 33 images (2 passes over 33)"
+    ]
+
+
 # --- the least that one types
 
 

@@ -26,6 +26,8 @@ from onnx_distill.cli.general_options import (
 from onnx_distill.cli.image_options import class_names_option, data_options
 from onnx_distill.cli.inputs import budget_of, chosen, load
 from onnx_distill.cli.looking import print_rows
+from onnx_distill.cli.options import options as listed
+from onnx_distill.cli.outcome import effort, end_run, gain, stop_code
 from onnx_distill.cli.parts import batch_sizes_of, images_of_run, images_to_train
 from onnx_distill.cli.progress import Run
 from onnx_distill.cli.quantize_options import quantize_options
@@ -39,16 +41,20 @@ from onnx_distill.errors import InputError
 from onnx_distill.page.run_report import Measured, measured
 from onnx_distill.ready import distillation
 from onnx_distill.ready.deployable import classes_of, deployable, logits_model
-from onnx_distill.run.finished import leave_facts
 from onnx_distill.run.folder import TRAINED, RunFolder, made_folder, student_file
 from onnx_distill.run.result import forget_result
 from onnx_distill.run.seeds import told_of_seeds, train_seeds
 from onnx_distill.run.watch import Watch
-from onnx_distill.training.profile import cost_table, costs
 from onnx_distill.training.trained import Trained
 
+# What `--help` lists of the sixty options of both commands; --help-all lists all.
+FEW = frozenset(
+    "data labels test_data preset mean scale label_offset class_names weight_bits activation_bits target teacher epochs batch_size flip "
+    "resume overwrite latency threads output config".split()
+)
 
-@command(short_help="Distill the teacher into a QDQ student.")
+
+@command(short_help="Distill the teacher into a QDQ student.", few=FEW)
 @model_argument("student")
 @teacher_option
 @model_options
@@ -107,7 +113,7 @@ def train(
             trained, seeds = done.trained, done.seeds
         if done is None or not exported.is_file():
             models.save(deployable(trained.best.student, original, weight_storage=weight_storage), exported)
-    _end(folder, trained, sources, seeds, config.profile)
+    end_run(folder, trained, sources, seeds, config.profile)
     if report and not trained.interrupted and (done is None or lacks_report(path)):
         watch.stage("report")
         held_out, said = held_out_part(images, validation, config.held_out_seed)
@@ -127,22 +133,25 @@ def train(
     if as_json:
         click.echo(json.dumps({**result, "images_per_second": trained.images_per_second}))
     else:
-        click.echo(f"{exported}: {_gain(trained)}")
+        click.echo(f"{exported}: {gain(trained)}")
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
-    _stop_code(ctx, trained)
+    stop_code(ctx, trained)
 
 
-@command(short_help="The whole way in one command, and a table.")
+@command(short_help="The whole way in one command, and a table.", few=FEW)
 @model_argument("teacher")
 @model_options
 @data_options
-@click.option(
-    "--test-data",
-    type=click.Path(),
-    help="Images for the final table; nothing is chosen by them.  [default: a part of --data, which is then used for nothing else]",
+@listed(
+    click.option(
+        "--test-data",
+        type=click.Path(),
+        help="Images for the final table; nothing is chosen by them.  [default: a part of --data, which is then used for nothing else]",
+    ),
+    click.option("--test-labels", type=click.Path(dir_okay=False), help="Their labels; default as for --labels."),
+    section="Images",
 )
-@click.option("--test-labels", type=click.Path(dir_okay=False), help="Their labels; default as for --labels.")
 @logits_option
 @quantize_options
 @distill_options
@@ -179,7 +188,11 @@ def run(
     goes on with --resume.
 
     \b
-    Example: onnx-distill run teacher.onnx --data train.npz --test-data test.npz \\
+    Example: onnx-distill run model.onnx --data photos --preset imagenet -o run
+
+    \b
+    With test images of their own, and weights of 4 bits:
+      onnx-distill run teacher.onnx --data train.npz --test-data test.npz \\
       --weight-bits 4 -o run
     """
     quantization, loss, config = (chosen(kind, options) for kind in (QuantizeConfig, DistillConfig, TrainConfig))
@@ -230,15 +243,15 @@ def run(
             )
             trained, seeds, rows = outcome.trained, next(iter(several), None), outcome.rows
             found = Measured(rows, outcome.scores, test, said) if report else None
-    _end(folder, trained, sources, seeds, config.profile)
+    end_run(folder, trained, sources, seeds, config.profile)
     print_rows(rows, as_json, seeds)
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
-    tell(f"{exported}: {_effort(trained)}")
+    tell(f"{exported}: {effort(trained)}")
     if found is not None:
         watch.stage("report")
         finish(ctx, folder.path, original, found)
-    _stop_code(ctx, trained)
+    stop_code(ctx, trained)
 
 
 def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, Watch]:
@@ -266,39 +279,3 @@ def _trained(
         one, config, count, folder, ctx.info_name, options, watch, ctx.params["resume"], ctx.params["overwrite"], sources
     )
     return seeds.result, seeds.facts()
-
-
-def _end(folder: RunFolder, trained: Trained, sources: dict[str, str], seeds: dict | None, profile: str) -> None:
-    """A run with nothing left to train says so in its folder, and its checkpoints go; what the steps' time went to is shown."""
-    if trained.finished:
-        leave_facts(folder.path, trained, sources, seeds)  # of a run that was finished before the same bytes
-        folder.finish()
-    if trained.kept:
-        (warn if trained.images else tell)(trained.kept)  # that PTQ is enough is no reason to worry
-    if trained.interrupted:
-        warn(f"interrupted; the best so far is kept, and --resume goes on from the last checkpoint in {folder.path}")
-    if trained.stopped:
-        warn(f"stopped: {trained.stopped}{'; --resume goes on from there' if trained.out_of_time else ''}")
-    if profile and Path(profile).is_file():
-        click.echo(cost_table(costs(Path(profile))), err=True)
-
-
-def _gain(trained: Trained) -> str:
-    """What the student is worth, and what the model that training began with."""
-    if not trained.best.epoch:
-        return f"the PTQ model, {trained.best}"
-    before, speed = 100 * trained.scores[0][1], trained.images_per_second
-    return f"{trained.best} after {trained.best.epoch:g} epochs, {before:.2f} % before; {speed:.0f} images/s"
-
-
-def _effort(trained: Trained) -> str:
-    """What the student took to make."""
-    if not trained.best.epoch:
-        return "the PTQ model"
-    return f"trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s"
-
-
-def _stop_code(ctx, trained) -> None:
-    """1 for a training that diverged: there is a student, and something to look at."""
-    if "finite" in trained.stopped:
-        ctx.exit(1)

@@ -206,8 +206,9 @@ def student_file(storage: str) -> str:
 
 @contextlib.contextmanager
 def made_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """The folder, made before the work that fills it; one that was made here is gone again if it stays empty."""
-    folder, found = Path(path), Path(path).is_dir()
+    """The folder, made before the work that fills it; it and those above it that were made here are gone again if they stay empty."""
+    folder = Path(path)
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -217,5 +218,6 @@ def made_folder(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if not found and not any(folder.iterdir()):
-            folder.rmdir()
+        for place in missing:  # the deepest first
+            if not any(place.iterdir()):
+                place.rmdir()
