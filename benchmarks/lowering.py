@@ -35,7 +35,7 @@ def distilled(bits: int, seed: int, lowered: bool, epochs: float, threads: int, 
     line += (
         f" --target ort-x86 --weight-bits {bits} --activation-bits {bits} --epochs {epochs} --flip --shift 2 --seed {seed}"
     )
-    line += f" --threads {threads} --no-report --json -o {folder}"
+    line += f" --threads {threads} --no-report --json --overwrite -o {folder}"
     done = subprocess.run([sys.executable, *start, *line.split()], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)[-1]
 

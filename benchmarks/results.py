@@ -115,7 +115,10 @@ def _run(case: Case, seed: int, args) -> dict[str, dict]:
         return {row["name"]: row for row in json.loads(kept.read_text())["rows"]}
     print("onnx-distill", shlex.join(command), file=sys.stderr, flush=True)
     done = subprocess.run(
-        [sys.executable, "-m", "onnx_distill", *command, "--json"], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "onnx_distill", *command, "--json", "--overwrite"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     return {row["name"]: row for row in json.loads(done.stdout)}
 
@@ -260,7 +263,7 @@ def _latency(args, peers) -> str:
         "ours W4A4 (4 bits in int8)": ours["w4a4-per-channel"],
     }
     loaded = {name: models.load(path) for name, path in chosen.items()}
-    timings = latency(loaded, (1, 28, 28), LATENCY_BATCHES, args.threads, rounds=400, seconds=20)
+    timings = latency(loaded, (1, 28, 28), LATENCY_BATCHES, args.threads, rounds=400, seconds=5, spread=0)
     lines = [
         "## Latency",
         "",

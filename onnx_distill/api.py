@@ -23,7 +23,7 @@ from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, images_from
 from onnx_distill.data.given import Given
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation
-from onnx_distill.facts.provenance import file_sha256, provenance, stamp
+from onnx_distill.facts.provenance import contents_sha256, file_sha256, provenance, stamp
 from onnx_distill.inspect import Inspection, inspect
 from onnx_distill.mixed.budget import Budget
 from onnx_distill.normalize.prepare import image_shape, prepare
@@ -139,6 +139,7 @@ def train_model(
     validation: Optional[int] = None,
     folder: Union[str, os.PathLike, None] = None,
     resume: bool = False,
+    overwrite: bool = False,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_evaluation: Callable[[Checkpoint], None] = lambda checkpoint: None,
 ) -> Trained:
@@ -148,7 +149,8 @@ def train_model(
     classifiers of the same images and classes, whole or cut; all answer together.
     validation: images held out to choose the best student, by its mean KL to the teachers; None: a tenth, but at least 128 or a
     quarter, and 5,000 at most.
-    folder: checkpoints go there, and resume continues a run that was interrupted there, to the same bytes.
+    folder: checkpoints and a log go there, and resume continues a run that was interrupted there, to the same bytes. overwrite: replace
+    an earlier run in the folder, which is refused otherwise.
     on_step is called after each step, on_evaluation after each evaluation (scores are shares, 0 to 1).
     Where the student is the teacher's equal already (training.train "auto"), or training does not make it better by more than
     chance, best.student is the student as it was given, and the result's `kept` says why.
@@ -161,7 +163,8 @@ def train_model(
     if folder is None:
         return distill(student, teacher, images, validation, distillation, training, watch, None, also_teachers)
     with made_folder(folder) as path:
-        run = RunFolder(path, resume)
+        run = RunFolder(path, resume, overwrite=overwrite)
+        run.check_images(contents_sha256(images) if resume else "")
         watch = watch.also(run.step, run.evaluation)
         made = distill(student, teacher, images, validation, distillation, training, watch, run.store, also_teachers)
     if made.finished:
@@ -201,7 +204,7 @@ def evaluate_models(
 def run_pipeline(
     teacher: onnx.ModelProto,
     train_images: Given,
-    test_images: Given,
+    test_images: Optional[Given],
     folder: Union[str, os.PathLike],
     quantization: QuantizeConfig = QuantizeConfig(),
     distillation: DistillConfig = DistillConfig(),
@@ -214,15 +217,20 @@ def run_pipeline(
     weight_storage: str = "int8",
     budget: Optional[Budget] = None,
     resume: bool = False,
+    overwrite: bool = False,
 ) -> Outcome:
     """The whole way: cut, quantize, train, export, and what float, PTQ and distilled are worth on the test images.
 
     Writes logits.onnx, student.qdq.onnx, trained.qdq.onnx, student.int8.onnx and result.json to the folder, which is made if need
-    be. Arguments are those of the stages. Raises InputError as they do, before anything is written where it can.
+    be. Arguments are those of the stages. test_images: None keeps a part of train_images for them, a tenth (of few images up to a quarter),
+    on which nothing is trained, calibrated or chosen. resume, overwrite: as in train_model. Raises InputError as they do, before anything is written where it can.
     """
     images = images_from(train_images)
+    if test_images is None:
+        images, test_images = pipeline.kept_for_the_table(images, training.held_out_seed)
     with made_folder(folder) as path:
-        run = RunFolder(path, resume)
+        run = RunFolder(path, resume, overwrite=overwrite)
+        run.check_images(contents_sha256(images) if resume else "")
         made = pipeline.run(
             teacher,
             images,
@@ -239,6 +247,7 @@ def run_pipeline(
             weight_storage,
             also_teachers,
             budget,
+            make_way=run.make_way,
         )
     if made.trained.finished:
         run.finish()

@@ -18,6 +18,8 @@ from onnx_distill.errors import InputError
 from onnx_distill.numerics import log_softmax
 
 WARM_UP_RUNS = 3  # the first allocates the arena, the next ones let caches and clocks settle
+LONG = 0.1  # seconds: a run that takes longer hardly feels caches, clocks and what another model's threads still do
+SPREAD, FEWEST_ROUNDS = 0.01, 7  # of a median that is known well enough, relative to it; rounds by which that can be told
 
 
 @dataclass(frozen=True)
@@ -171,43 +173,64 @@ def latency(
     batches: tuple[int, ...] = (1, 64),
     threads: int | None = None,
     rounds: int = 100,
-    seconds: float = 5.0,
+    seconds: float = 2.0,
+    spread: float = SPREAD,
 ) -> dict[str, dict[int, Timing]]:
     """Name -> batch size -> Timing, on random images of `shape` [channels, height, width].
 
     In sessions as users open them: runtime.open_session(exact=False). The models take turns, A B C A B C, so that a slow
-    moment of the machine meets them all; loading and warm-up are not timed. A batch size takes `rounds` turns, or fewer (at least one) when its `seconds` are over.
+    moment of the machine meets them all; loading and warm-up are not timed. A batch size takes `rounds` turns, or fewer: once the standard
+    error of every model's median is below `spread` of it, or `seconds` for each model are over. Of a model whose first run takes longer than that, this run is the Timing.
     """
     sessions = {name: runtime.open_session(model, threads, exact=False) for name, model in models.items()}
     results: dict[str, dict[int, Timing]] = {name: {} for name in models}
     for batch in batches:
         images = np.random.default_rng(0).standard_normal((batch, *shape), np.float32)
-        for name, samples in _take_turns(sessions, images, rounds, seconds).items():
+        for name, samples in _take_turns(sessions, images, rounds, seconds, spread).items():
             p25, median, p75 = (float(p) for p in np.percentile(samples, (25, 50, 75)))
             results[name][batch] = Timing(median, p25, p75, len(samples))
     return results
 
 
 def _take_turns(
-    sessions: dict[str, ort.InferenceSession], images: np.ndarray, rounds: int, seconds: float
+    sessions: dict[str, ort.InferenceSession], images: np.ndarray, rounds: int, seconds: float, spread: float
 ) -> dict[str, list[float]]:
     """Name -> seconds of each timed run.
 
     Each turn is an untimed run, then a timed one: the caches then hold this model's weights, and the threads of the model
-    before, which spin for a while after their work, have gone to sleep.
+    before, which spin for a while after their work, have gone to sleep. Runs that are LONG are not made twice.
     """
-    for session in sessions.values():
-        for _ in range(WARM_UP_RUNS):
-            runtime.run(session, images)
+    end = time.perf_counter() + seconds * len(sessions)
+    first = {name: _warmed_up(session, images) for name, session in sessions.items()}
+    if seconds and max(first.values()) > seconds:
+        return {name: [taken] for name, taken in first.items()}
     samples: dict[str, list[float]] = {name: [] for name in sessions}
-    end = time.perf_counter() + seconds
-    for turn in range(rounds):
-        if turn and time.perf_counter() > end:
-            break
+    for _ in range(rounds):
         for name, session in sessions.items():
-            runtime.run(session, images)
+            if first[name] < LONG:
+                runtime.run(session, images)
             samples[name].append(_timed(session, images))
+        if time.perf_counter() > end or all(median_is_known(taken, spread) for taken in samples.values()):
+            break
     return samples
+
+
+def _warmed_up(session: ort.InferenceSession, images: np.ndarray) -> float:
+    """Seconds of the first run; where it is not LONG, others follow."""
+    start = time.perf_counter()
+    runtime.run(session, images)
+    first = time.perf_counter() - start
+    for _ in range(WARM_UP_RUNS - 1 if first < LONG else 0):
+        runtime.run(session, images)
+    return first
+
+
+def median_is_known(samples: list[float], spread: float) -> bool:
+    """Whether the standard error of the median, of normally distributed samples 0.93 interquartile ranges over sqrt(n), is below `spread` of it."""
+    if len(samples) < FEWEST_ROUNDS:
+        return False
+    p25, median, p75 = np.percentile(samples, (25, 50, 75))
+    return bool(0.93 * (p75 - p25) / np.sqrt(len(samples)) < spread * median)
 
 
 def _timed(session: ort.InferenceSession, images: np.ndarray) -> float:

@@ -11,21 +11,24 @@ import onnx
 
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
-from onnx_distill.data import Given, images_from, split
+from onnx_distill.data import Given, Images, held_out_count, images_from, split
+from onnx_distill.errors import InputError
 from onnx_distill.facts.logits import find_logits
 from onnx_distill.mixed.budget import Budget, mixed
-from onnx_distill.model import save
+from onnx_distill.model import load, save
 from onnx_distill.quantization.layer_bits import layer_bits, weights_summary
 from onnx_distill.ready.calibrated import calibrated, drawn, image_shape, quantized, ready, rounded
 from onnx_distill.ready.deployable import deployable
 from onnx_distill.ready.distillation import distill
 from onnx_distill.ready.measure import logits_of, rows_of, scores_of
-from onnx_distill.run.result import Row, write_result
+from onnx_distill.run.result import Row, forget_result, write_result
 from onnx_distill.run.watch import Watch
 from onnx_distill.trainable.features import check_names
 from onnx_distill.training.fit import check_fit
 from onnx_distill.training.state import StateStore
 from onnx_distill.training.trained import Trained
+
+FEWEST_IMAGES = 3  # one to train on, one that chooses, one for the table
 
 
 def quantize_with_images(
@@ -51,9 +54,34 @@ def quantize_with_images(
     return rounded(quantized(source, config), source, chosen, config, threads)
 
 
+def _check_same(student: onnx.ModelProto, file: Path, store: StateStore | None) -> None:
+    """Raises InputError where a training is to be continued that began with another student than this one."""
+    if store is None or store.newest() is None or not file.is_file() or load(file) == student:
+        return
+    raise InputError(
+        f"{file} is another student than this command makes; to go on there, wanted the model and the options that it was made with. "
+        "Repeat that command, begin anew with --overwrite, or choose another folder."
+    )
+
+
 def choices(quantization: QuantizeConfig, loss: DistillConfig, config: TrainConfig) -> dict[str, Any]:
     """What result.json says that the models were made with."""
     return {"quantize": asdict(quantization), "distill": asdict(loss), "train": asdict(config)}
+
+
+def kept_for_the_table(images: Images, seed: int) -> tuple[Images, Images]:
+    """(rest, test): where no test images are given, those of `images` that the table is measured on: as many as are held out of so many,
+    drawn by the seed. Raises InputError where nothing would be left to train and to choose by."""
+    return split(images, table_count(len(images)), seed)
+
+
+def table_count(images: int) -> int:
+    """How many of so many images kept_for_the_table keeps. Raises InputError as it does."""
+    if images < FEWEST_IMAGES:
+        raise InputError(
+            f"{images} image{'s' if images > 1 else ''} cannot be shared out to train, to choose the student and to measure it; wanted {FEWEST_IMAGES} at least, or test images of their own: --test-data."
+        )
+    return held_out_count(images)
 
 
 @dataclass(frozen=True)
@@ -69,7 +97,7 @@ class Outcome:
 def run(
     teacher: onnx.ModelProto,
     train_images: Given,
-    test_images: Given,
+    test_images: Given | None,
     folder: Path,
     quantization: QuantizeConfig,
     loss: DistillConfig,
@@ -83,13 +111,19 @@ def run(
     also: Sequence[onnx.ModelProto] = (),
     budget: Budget | None = None,
     distill_with: Callable[..., Trained] | None = None,
+    batch_sizes: tuple[int, ...] = (1, 64),
+    make_way: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """teacher -> logits.onnx -> student.qdq.onnx -> trained.qdq.onnx -> student.int8.onnx and result.json in `folder`.
 
     weight_storage: int4 makes it student.int4.onnx; see export. also: further teachers, see distill. budget: see
-    quantize_with_images. distill_with: what to call in place of distill, with the same arguments.
+    quantize_with_images. distill_with: what to call in place of distill, with the same arguments. test_images: None: kept_for_the_table.
+    batch_sizes: that latency is measured at, () for none. make_way: called before the first file is written.
     """
-    train_images, test_images = images_from(train_images), images_from(test_images)
+    train_images = images_from(train_images)
+    if test_images is None:
+        train_images, test_images = kept_for_the_table(train_images, config.held_out_seed)
+    test_images = images_from(test_images)
     watch.stage("cut")
     float_model = cut(teacher, logits)
     found = find_logits(teacher, logits)
@@ -100,18 +134,21 @@ def run(
 
     watch.stage("quantize")
     seed = config.held_out_seed
-    split(train_images, validation, seed)  # what can be refused is refused before anything is written
+    split(train_images, validation, seed)  # what can be refused is refused before anything is computed
+    logits_of(float_model, test_images.subset(np.arange(1)))
     student = quantize_with_images(
         float_model, train_images, quantization, samples, seed, config.threads, budget, validation
     )
     check_fit(student, [float_model], train_images, loss)
-    logits_of(float_model, test_images.subset(np.arange(1)))
+    _check_same(student, folder / "student.qdq.onnx", store)
+    make_way()
     save(float_model, folder / "logits.onnx")
     save(student, folder / "student.qdq.onnx")
     watch.note(weights_summary(layer_bits(student), weight_storage))
 
     watch.stage("train")
     trained = (distill_with or distill)(student, teacher, train_images, validation, loss, config, watch, store, also)
+    forget_result(folder)
     save(trained.best.student, folder / "trained.qdq.onnx")
 
     watch.stage("export")
@@ -127,6 +164,6 @@ def run(
     else:
         models = {"float": teacher, "PTQ": result}
     scores = scores_of(models, test_images, config.threads, float_model.graph.output[0].name)
-    rows = rows_of(models, scores, test_images, config.threads)
+    rows = rows_of(models, scores, test_images, config.threads, batch_sizes)
     write_result(folder, rows, choices(quantization, loss, config), trained.kept)
     return Outcome(exported, rows, scores, trained)

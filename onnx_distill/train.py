@@ -27,7 +27,17 @@ from onnx_distill.training.fit import check_fit, check_sizes
 from onnx_distill.training.optimizer import Optimizer
 from onnx_distill.training.order import Order
 from onnx_distill.training.profile import Recording
-from onnx_distill.training.record import Record, begun, begun_again, check_recipe, keep, recipe_of, restored, state_of
+from onnx_distill.training.record import (
+    Record,
+    begun,
+    begun_again,
+    check_data,
+    check_recipe,
+    keep,
+    recipe_of,
+    restored,
+    state_of,
+)
 from onnx_distill.training.score import Score, fell
 from onnx_distill.training.state import StateStore
 from onnx_distill.training.step import Step
@@ -53,6 +63,7 @@ def train(
     also: Sequence[onnx.ModelProto] = (),
     look: Callable[[onnx.ModelProto], np.ndarray] | None = None,
     note: Callable[[str], None] = lambda text: None,
+    data: str = "",
 ) -> Trained:
     """Train a QDQ student on the teacher's logits; the latest one whose held-out KL is not above the lowest by more than chance is kept.
 
@@ -62,7 +73,7 @@ def train(
     and returns the best so far; so does a loss that is no longer finite. store: where checkpoints are kept; the newest one
     there is continued, and ends in the bytes of a run that was never interrupted (same seed, threads and machine).
     look: the KL [n] of a few held-out images, in nats; with it, a student that gets worse in the first part of the training
-    is noticed, and training begins again at half the rate. note: called with a sentence on what was decided.
+    is noticed, and training begins again at half the rate. note: called with a sentence on what was decided. data: fingerprint of all images, those that `evaluate` has among them, which checkpoints keep.
     Raises InputError where teacher, student and images do not fit together.
     """
     distill = distill.of_images(images.labels is not None)
@@ -102,10 +113,15 @@ def train(
         if config.epochs is None:
             seconds = _seconds(lambda: forward(0, False)) * config.accumulate
             duration = duration_of(config, student, len(images), batch_size, steps_per_epoch, seconds)
+        if config.batch_size is not None and config.batch_size > batch_size:
+            note(
+                f"a batch of {config.batch_size} is more than the {len(images):,} images to train on: all of them are one batch"
+            )
         note(f"{duration}, learning rate {config.peak_rate:g}{' quantization steps' if config.natural else ''}")
         on_evaluation(checkpoint_of(student, first, 0.0))
-        record = begun(step.parameters, first, duration.updates, recipe)
+        record = begun(step.parameters, first, duration.updates, recipe, data)
     else:
+        check_data(found, data)
         check_recipe(found, recipe)
         record = restored(found, optimizer, average)
     good, steps = state_of(record, optimizer, average), record.steps

@@ -99,7 +99,7 @@ def distill(run: Run, teacher: Path, lines: dict[str, Path], folder: Path, extra
     """The rows of `onnx-distill run`, by name."""
     command = [sys.executable, "-m", "onnx_distill", "run", teacher, "--data", lines["train"], "--test-data", lines["test"]]
     command += ["--input-shape", SHAPE, "--validation", VALIDATION, "--weight-bits", run.weight_bits]
-    command += [*DISTILLATION, *CALIBRATION, *run.options, *extra, "--json", "-o", folder]
+    command += [*DISTILLATION, *CALIBRATION, *run.options, *extra, "--json", "--overwrite", "-o", folder]
     print("$ onnx-distill " + " ".join(str(part) for part in command[3:]), file=sys.stderr)
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
     if done.returncode:

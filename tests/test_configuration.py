@@ -15,7 +15,7 @@ from onnx_distill.errors import InputError
 
 COMMANDS = [name for name in sorted(main.commands) if name != "completion"]
 SAMPLES = {  # of our own types; else of click's
-    **{"SIZES": "1x8x8", "NAME=VALUE": "keep=1", "SHARE|BYTES": 0.5},
+    **{"SIZES": "1x8x8", "NAME=VALUE": "keep=1", "SHARE|BYTES": 0.5, "NUMBERS": 0.5},
     **{"auto|float": 0.5, "auto|integer": 3},
 }
 
@@ -80,7 +80,7 @@ def test_a_single_value_is_taken_for_an_option_that_may_be_repeated(tmp_path):
         ("seed: 1.5", r"has seed: 1.5; '1.5' is not a valid integer"),
         ("flip: maybe", r"has flip: 'maybe'; wanted true or false"),
         ("schedule: steps", r"has schedule: 'steps'; 'steps' is not one of 'constant', 'linear', 'cosine'"),
-        ("mean: [1, two]", r"has mean: \[1, 'two'\]; 'two' is not a valid float"),
+        ("mean: [1, two]", r"has mean: \[1, 'two'\]; 'two' is no number; wanted one, or one a channel"),
         ("constant: keep", r"'keep' has no name; wanted NAME=VALUE"),
         ("learning-rat: 1", r"has 'learning_rat', no option of this command; closest: 'learning_rate'"),
         ("config: x", r"has 'config', no option of this command"),

@@ -6,7 +6,7 @@ from onnx import parser
 
 from onnx_distill.data import ArrayImages, Preprocess
 from onnx_distill.errors import InputError
-from onnx_distill.evaluate import agreement, evaluate, latency, mean_kl, predict, top_k, with_output
+from onnx_distill.evaluate import agreement, evaluate, latency, mean_kl, median_is_known, predict, top_k, with_output
 from onnx_distill.runtime import open_session
 
 RNG = np.random.default_rng(0)
@@ -184,7 +184,7 @@ def slow_and_fast():
 
 
 def test_latency_tells_a_slow_model_from_a_fast_one():
-    found = latency(slow_and_fast(), (1, 64, 64), batches=(1, 8), threads=1, rounds=20)
+    found = latency(slow_and_fast(), (1, 64, 64), batches=(1, 8), threads=1, rounds=20, spread=0)
     for batch in (1, 8):
         slow, fast = found["slow"][batch], found["fast"][batch]
         assert slow.median_seconds > fast.median_seconds > 0
@@ -195,3 +195,22 @@ def test_latency_tells_a_slow_model_from_a_fast_one():
 def test_latency_stops_when_its_seconds_are_over_but_times_every_model_once():
     found = latency(slow_and_fast(), (1, 64, 64), batches=(1,), threads=1, rounds=10**9, seconds=0)
     assert [found[name][1].count for name in ("slow", "fast")] == [1, 1]
+
+
+def test_latency_stops_once_every_median_is_known_and_of_long_runs_there_is_one():
+    models = slow_and_fast()
+    soon = latency(models, (1, 64, 64), batches=(1,), threads=1, rounds=10**9, seconds=60, spread=0.5)
+    assert 7 <= soon["slow"][1].count == soon["fast"][1].count < 1000
+    once = latency(models, (1, 64, 64), batches=(8,), threads=1, rounds=10**9, seconds=1e-6)
+    assert [once[name][8].count for name in models] == [1, 1] and once["slow"][8].median_seconds > 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_standard_error_by_which_a_median_is_known_is_that_of_many_medians(seed):
+    """Of 200 normal values a median is off by 1.25 * 0.02 / sqrt(200) = 0.0018 in the mean; the estimate of one sample by some 10 %."""
+    drawn = list(np.random.default_rng(seed).normal(1, 0.02, 200))
+    assert (
+        median_is_known(drawn, 0.0018 * 1.5)
+        and not median_is_known(drawn, 0.0018 / 1.5)
+        and not median_is_known(drawn[:6], 1)
+    )

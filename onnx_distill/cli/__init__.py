@@ -40,7 +40,7 @@ def main():
       quantize  logits.onnx       -> student.qdq.onnx   QDQ, calibrated
       train     student.qdq.onnx  -> run/               distilled, and exported
       export    trained.qdq.onnx  -> student.int8.onnx  integers, the teacher's tail put back
-    or all of it: onnx-distill run teacher.onnx --data train.npz --test-data test.npz -o run
+    or all of it: onnx-distill run teacher.onnx --data photos --preset imagenet -o run
     """
     for stream in (sys.stdout, sys.stderr):  # a terminal's code page may lack the names in a model; they are then escaped
         if isinstance(stream, io.TextIOWrapper):

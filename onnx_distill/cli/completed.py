@@ -11,11 +11,13 @@ import onnx
 
 from onnx_distill import model as models
 from onnx_distill.cli.configuration import merged
+from onnx_distill.cli.parts import batch_sizes_of
 from onnx_distill.cli.terminal import tell
 from onnx_distill.data import Images
-from onnx_distill.facts.provenance import data_sha256, file_sha256
+from onnx_distill.facts.provenance import contents_sha256, file_sha256
 from onnx_distill.page.run_report import PAGE, Measured, measured
 from onnx_distill.run.finished import Finished, finished
+from onnx_distill.run.folder import RunFolder
 from onnx_distill.run.result import Row, read_rows, write_result
 
 
@@ -25,15 +27,19 @@ def sources_of(ctx: click.Context, **images: Images) -> dict[str, str]:
     named.update({f"also-teacher {path}": path for path in ctx.params["also_teachers"]})
     return {
         **{name: file_sha256(path) for name, path in named.items() if path},
-        **{name.replace("_", "-"): data_sha256(found) for name, found in images.items()},
+        **{name.replace("_", "-"): contents_sha256(found) for name, found in images.items()},
     }
 
 
-def found_finished(ctx: click.Context, folder: Path, sources: dict[str, str]) -> Finished | None:
-    """What the run in the folder came to, where the running command is to continue one that is finished; it is told."""
-    done = finished(folder, merged(ctx), sources) if ctx.params["resume"] else None
-    if done is not None:
-        tell(f"{folder} is finished: nothing is left to train. For another training choose another folder.")
+def found_finished(ctx: click.Context, folder: RunFolder, sources: dict[str, str]) -> Finished | None:
+    """What the run in the folder came to, where the running command is to continue one that is finished; it is told.
+
+    Raises InputError where it is a run with other options or of other images, finished or not."""
+    done = finished(folder.path, merged(ctx), sources) if ctx.params["resume"] else None
+    if done is None:
+        folder.check_images(sources["data"])
+    else:
+        tell(f"{folder.path} is finished: nothing is left to train. For another training choose another folder.")
     return done
 
 
@@ -53,7 +59,9 @@ def complete_result(
         return rows, None
     qdq = folder / "student.qdq.onnx"
     student = models.load(qdq) if qdq.is_file() else None
-    found = measured(folder, teacher, student, images, said, ctx.params["weight_storage"], ctx.params["threads"])
+    params = ctx.params
+    sizes = batch_sizes_of(params)
+    found = measured(folder, teacher, student, images, said, params["weight_storage"], params["threads"], sizes)
     if rows is None:
         write_result(folder, found.rows, configs, kept)
     return rows or found.rows, replace(found, rows=rows or found.rows) if wanted else None

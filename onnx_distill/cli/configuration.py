@@ -11,7 +11,7 @@ import click
 from onnx_distill.errors import InputError
 from onnx_distill.files.settings import read_settings
 
-NOT_SAVED = ("resume", "as_json")  # how a run is called, not what it does
+NOT_SAVED = ("resume", "overwrite", "as_json")  # how a run is called, not what it does
 
 
 class _Key(NamedTuple):

@@ -54,6 +54,12 @@ json_option = options(click.option("--json", "as_json", is_flag=True, help="Prin
 threads_option = options(
     number("--threads", click.IntRange(0, MOST_THREADS), "Threads of the runtime; 0: its own choice."), section="General"
 )
+latency_option = click.option(
+    "--latency/--no-latency",
+    default=True,
+    show_default=True,
+    help="Time the models beside each other; a few seconds for each.",
+)
 seed_option = number("--seed", click.IntRange(0), "Seed of everything random.")
 
 

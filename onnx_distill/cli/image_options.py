@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from onnx_distill.cli.numbers import numbers
 from onnx_distill.cli.options import options
 from onnx_distill.data import PRESETS
 
@@ -39,18 +40,11 @@ data_options = options(
     click.option(
         "--max-broken", type=float, default=0.01, show_default=True, help="Share of image files that may be unreadable."
     ),
-    click.option(
+    numbers(
         "--mean",
-        type=float,
-        multiple=True,
-        help="Subtracted from each pixel; once, or once a channel. Default: from the model's metadata, else 0.",
+        "Subtracted from each pixel; one, or one a channel: 104,117,123. Default: from the model's metadata, else 0.",
     ),
-    click.option(
-        "--scale",
-        type=float,
-        multiple=True,
-        help="Then multiplied with; once, or once a channel. Default: from the model's metadata, else 1.",
-    ),
+    numbers("--scale", "Then multiplied with; one, or one a channel. Default: from the model's metadata, else 1."),
     click.option(
         "--layout",
         type=click.Choice(["auto", "NHW", "NHWC", "NCHW"]),

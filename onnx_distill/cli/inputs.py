@@ -11,7 +11,7 @@ import numpy as np
 from onnx_distill import model as models
 from onnx_distill.cli.progress import Bar
 from onnx_distill.cli.terminal import tell_images, warn
-from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, is_collection, open_images
+from onnx_distill.data import PRESETS, Decoding, Found, Images, Preprocess, find_images, is_collection
 from onnx_distill.data.labels import read_class_names
 from onnx_distill.errors import InputError
 from onnx_distill.facts.provenance import file_sha256, provenance, stamp
@@ -48,16 +48,34 @@ def load(path: str, input_shape: tuple[int, ...] | None, constants: tuple[tuple[
 
 def open_data(model, options: dict, labelled: bool = True, classes: int | None = None, shape_of=None) -> Images:
     """The images that the options name, as the model wants them; image files in the size of `shape_of` (None: the model)."""
-    path = Path(options["data"])
+    return decoded(find_data(model, options, labelled, classes, shape_of), options)
+
+
+def find_data(model, options: dict, labelled: bool = True, classes: int | None = None, shape_of=None) -> Found:
+    """What open_data would open. Raises InputError for all that can be refused before an image is decoded."""
+    path, preprocess = Path(options["data"]), _preprocess(model, options)
+    _class_names(options, preprocess, classes)
+    _decoding(options)
     shape = image_shape(shape_of if shape_of is not None else model) if is_collection(path) else None
+    return find_images(path, options["labels"] if labelled else None, preprocess, classes, shape)
+
+
+def decoded(found: Found, options: dict) -> Images:
+    images = found.open(_decoding(options))
+    images.class_names = _class_names(options, found.preprocess, found.classes) or images.class_names
+    tell_images(images, str(found.path))
+    return images
+
+
+def _decoding(options: dict) -> Decoding:
     workers = options["workers"] if options["workers"] is not None else os.cpu_count() or 0
-    decoding = Decoding(workers, options["cache"], options["max_broken"], _decoding_bar(), _tell_broken)
-    preprocess = _preprocess(model, options)
-    found = open_images(path, options["labels"] if labelled else None, preprocess, classes, shape, decoding)
-    if options.get("class_names"):
-        found.class_names = read_class_names(Path(options["class_names"]), preprocess.label_offset, classes)
-    tell_images(found, options["data"])
-    return found
+    return Decoding(workers, options["cache"], options["max_broken"], _decoding_bar(), _tell_broken)
+
+
+def _class_names(options: dict, preprocess: Preprocess, classes: int | None) -> dict[int, str]:
+    """Of --class-names; {} without."""
+    path = options.get("class_names")
+    return read_class_names(Path(path), preprocess.label_offset, classes) if path else {}
 
 
 def _preprocess(model, options: dict) -> Preprocess:

@@ -13,6 +13,7 @@ from onnx_distill import model as models
 from onnx_distill.cli.general_options import (
     config_option,
     json_option,
+    latency_option,
     logits_option,
     model_argument,
     model_options,
@@ -81,20 +82,22 @@ def inspect(model, logits, execution, layers, as_json, input_shape, constants):
 @click.option("--teacher", type=click.Path(dir_okay=False), help="A model to agree with.")
 @click.option("--logits", help="Node or value of the logits, in both. Default: what feeds the final Softmax.")
 @click.option("--batch-sizes", default="1,64", show_default=True, help="For latency; empty: none.")
+@latency_option
 @threads_option
 @json_option
 @config_option
-def evaluate(model, teacher, logits, batch_sizes, threads, as_json, input_shape, constants, **options):
+def evaluate(model, teacher, logits, batch_sizes, latency, threads, as_json, input_shape, constants, **options):
     """Measure a classifier: top-1, top-5, agreement with a teacher, KL, size, latency.
 
     \b
     Example: onnx-distill eval student.int8.onnx --teacher teacher.onnx \\
       --data test.npz
     """
+    sizes = _sizes(batch_sizes) if latency else ()
     loaded = {"teacher": load(teacher, input_shape, constants)} if teacher else {}
     loaded["model"] = like(loaded["teacher"], models.load(model)) if teacher else load(model, input_shape, constants)
     images = open_data(next(iter(loaded.values())), options)
-    sizes, first = _sizes(batch_sizes), next(iter(loaded))
+    first = next(iter(loaded))
     scores = measure.scores_of(loaded, images, threads, logits)
     answers = lambda batch: measure.logits_of(loaded[first], batch, threads, logits)  # noqa: E731
     teacher_check(scores[first], images, answers, name=first).told(lambda fine: None, warn)

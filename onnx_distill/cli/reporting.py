@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -12,10 +13,11 @@ from click.core import ParameterSource
 
 from onnx_distill import model as models
 from onnx_distill.cli.configuration import command_line, merged
-from onnx_distill.cli.general_options import config_option, model_options, threads_option
+from onnx_distill.cli.general_options import config_option, latency_option, model_options, threads_option
 from onnx_distill.cli.image_options import class_names_option, data_options
 from onnx_distill.cli.inputs import load, open_data
 from onnx_distill.cli.options import options
+from onnx_distill.cli.parts import batch_sizes_of, part_for_the_table
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.data import Images, split
@@ -28,6 +30,16 @@ from onnx_distill.run.seeds import best_so_far
 
 RUN = "onnx_distill.run"  # in the context of `report`: that of the command that made the run
 COMMENT = re.compile(r"# onnx-distill (\w+) --config")  # the first line of a run's config.yaml
+
+
+def check_report(ctx: click.Context) -> None:
+    """Warns of a report that cannot be drawn at the end. Raises InputError where it was asked for on the command line."""
+    if not ctx.params["report"] or importlib.util.find_spec("matplotlib") is not None:
+        return
+    missing = "matplotlib is missing; pip install 'onnx-distill[report]', or --no-report"
+    if ctx.get_parameter_source("report") == ParameterSource.COMMANDLINE:
+        raise InputError(f"a report cannot be made: {missing}.")
+    warn(f"there will be no report.html: {missing}")
 
 
 def finish(ctx: click.Context, folder: Path, teacher, found: Measured) -> None:
@@ -48,7 +60,7 @@ def held_out_part(images: Images, validation: int | None, seed: int) -> tuple[Im
 
 
 def _commands(ctx: click.Context, folder: Path) -> list[str]:
-    again = shlex.join(["onnx-distill", str(ctx.info_name), "--config", str(folder / CONFIG)])
+    again = shlex.join(["onnx-distill", str(ctx.info_name), "--config", str(folder / CONFIG), "-o", f"{folder}-again"])
     return [command_line(ctx), f"{again}    # repeats the run", shlex.join(["onnx-distill", "report", str(folder)])]
 
 
@@ -98,10 +110,11 @@ def _read_run(ctx: click.Context, _, path: str) -> str:
 @model_options
 @data_options
 @class_names_option
+@latency_option
 @threads_option
 @config_option
 @click.pass_context
-def report(ctx, run, teacher, threads, input_shape, constants, **options):
+def report(ctx, run, teacher, latency, threads, input_shape, constants, **options):
     """Make the report of a run again, from its folder: report.html and report.json, and the table.
 
     Measures on the run's test images, or on those that `train` held out, unless --data names others. What
@@ -117,7 +130,7 @@ def report(ctx, run, teacher, threads, input_shape, constants, **options):
     if not (folder / student_file(storage)).is_file():  # one seed of several has none of its own
         exported = deployable(trained, original, weight_storage=storage)
         models.save(exported, folder / student_file(storage))
-    found = measured(folder, original, _student(params, folder), images, said, storage, threads)
+    found = measured(folder, original, _student(params, folder), images, said, storage, threads, batch_sizes_of(ctx.params))
     click.echo(table(found.rows))
     page = write_report(report_of(folder, original, found, merged(made), _commands(made, folder), storage, threads), folder)
     tell(str(page))
@@ -128,14 +141,17 @@ def _images(ctx: click.Context, made: click.Context, teacher, student, options: 
     typed = lambda name: ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)  # noqa: E731
     if typed("data"):
         options = {**options, "labels": options["labels"] if typed("labels") else None}
-    elif "test_data" in made.params:
-        options = {**options, "data": made.params["test_data"], "labels": made.params["test_labels"]}
+    params, of_run = made.params, made.info_name == "run" and not typed("data")
+    if of_run and params["test_data"] is not None:
+        options = {**options, "data": params["test_data"], "labels": params["test_labels"]}
     float_model = logits_model(student, teacher)
     images = open_data(float_model, options, classes=classes_of(float_model), shape_of=student)
-    if typed("data") or "test_data" in made.params:
+    seed = params["split_seed"] if params["split_seed"] is not None else params["seed"]
+    if of_run and params["test_data"] is None:
+        return part_for_the_table(images, options["data"], seed)[1:]
+    if typed("data") or of_run:
         return images, f"{len(images):,} images of {options['data']}"
-    seed = made.params["split_seed"] if made.params["split_seed"] is not None else made.params["seed"]
-    return held_out_part(images, made.params["validation"], seed)
+    return held_out_part(images, params["validation"], seed)
 
 
 def _student(params: dict[str, Any], folder: Path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from onnx_distill.cli.general_options import seed_option
+from onnx_distill.cli.general_options import latency_option, seed_option
 from onnx_distill.cli.options import auto, choice, number, options, writable
 
 distill_options = options(
@@ -106,6 +106,11 @@ train_options = options(
             help="Continue the run in the output folder where it was interrupted; one that is finished is left as it is.",
         ),
         click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace an earlier run in the output folder; without it and --resume, a folder that has one is refused.",
+        ),
+        click.option(
             "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of log.jsonl."
         ),
         click.option(
@@ -119,6 +124,7 @@ train_options = options(
             show_default=True,
             help="Write report.html and report.json at the end; `onnx-distill report` makes them later.",
         ),
+        latency_option,
         click.option(
             "--preflight/--no-preflight",
             default=True,

@@ -24,11 +24,14 @@ from onnx_distill.cli.general_options import (
     threads_option,
 )
 from onnx_distill.cli.image_options import class_names_option, data_options
-from onnx_distill.cli.inputs import budget_of, chosen, load, open_data
+from onnx_distill.cli.inputs import budget_of, chosen, load
 from onnx_distill.cli.looking import print_rows
+from onnx_distill.cli.options import options as listed
+from onnx_distill.cli.outcome import effort, end_run, gain, stop_code
+from onnx_distill.cli.parts import batch_sizes_of, images_of_run, images_to_train
 from onnx_distill.cli.progress import Run
 from onnx_distill.cli.quantize_options import quantize_options
-from onnx_distill.cli.reporting import finish, held_out_part
+from onnx_distill.cli.reporting import check_report, finish, held_out_part
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.cli.train_options import distill_options, train_options
@@ -38,15 +41,20 @@ from onnx_distill.errors import InputError
 from onnx_distill.page.run_report import Measured, measured
 from onnx_distill.ready import distillation
 from onnx_distill.ready.deployable import classes_of, deployable, logits_model
-from onnx_distill.run.finished import leave_facts
 from onnx_distill.run.folder import TRAINED, RunFolder, made_folder, student_file
+from onnx_distill.run.result import forget_result
 from onnx_distill.run.seeds import told_of_seeds, train_seeds
 from onnx_distill.run.watch import Watch
-from onnx_distill.training.profile import cost_table, costs
 from onnx_distill.training.trained import Trained
 
+# What `--help` lists of the sixty options of both commands; --help-all lists all.
+FEW = frozenset(
+    "data labels test_data preset mean scale label_offset class_names weight_bits activation_bits target teacher epochs batch_size flip "
+    "resume overwrite latency threads output config".split()
+)
 
-@command(short_help="Distill the teacher into a QDQ student.")
+
+@command(short_help="Distill the teacher into a QDQ student.", few=FEW)
 @model_argument("student")
 @teacher_option
 @model_options
@@ -88,27 +96,29 @@ def train(
       --data train.npz --flip -o run
     """
     loss, config = chosen(DistillConfig, options), chosen(TrainConfig, options)
-    original, qdq = load(teacher, input_shape, constants), models.load(student)
-    also = [load(path, input_shape, constants) for path in also_teachers]
-    float_model = logits_model(qdq, original)
-    images = open_data(float_model, options, classes=classes_of(float_model), shape_of=qdq)
-    sources = sources_of(ctx, data=images)
     with made_folder(output) as path:
-        done, exported = found_finished(ctx, path, sources), path / student_file(weight_storage)
         folder, watch = _run_folder(ctx, path, resume, log_every)
+        original, qdq = load(teacher, input_shape, constants), models.load(student)
+        also = [load(path, input_shape, constants) for path in also_teachers]
+        float_model = logits_model(qdq, original)
+        images = images_to_train(float_model, ctx.params, classes_of(float_model), qdq)
+        sources = sources_of(ctx, data=images)
+        done, exported = found_finished(ctx, folder, sources), path / student_file(weight_storage)
         if done is None:
             one = functools.partial(distillation.distill, qdq, original, images, validation, loss)
             trained, seeds = _trained(ctx, one, config, folder, watch, also, sources)
+            forget_result(path)
             models.save(trained.best.student, path / TRAINED)
         else:
             trained, seeds = done.trained, done.seeds
         if done is None or not exported.is_file():
             models.save(deployable(trained.best.student, original, weight_storage=weight_storage), exported)
-    _end(folder, trained, sources, seeds, config.profile)
+    end_run(folder, trained, sources, seeds, config.profile)
     if report and not trained.interrupted and (done is None or lacks_report(path)):
         watch.stage("report")
         held_out, said = held_out_part(images, validation, config.held_out_seed)
-        found = measured(folder.path, original, qdq, held_out, said, weight_storage, config.threads)
+        sizes = batch_sizes_of(ctx.params)
+        found = measured(folder.path, original, qdq, held_out, said, weight_storage, config.threads, sizes)
         finish(ctx, folder.path, original, found)
     best = trained.best
     result = {
@@ -123,23 +133,25 @@ def train(
     if as_json:
         click.echo(json.dumps({**result, "images_per_second": trained.images_per_second}))
     else:
-        click.echo(f"{exported}: {_gain(trained)}")
+        click.echo(f"{exported}: {gain(trained)}")
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
-    _stop_code(ctx, trained)
+    stop_code(ctx, trained)
 
 
-@command(short_help="The whole way in one command, and a table.")
+@command(short_help="The whole way in one command, and a table.", few=FEW)
 @model_argument("teacher")
 @model_options
 @data_options
-@click.option(
-    "--test-data",
-    required=True,
-    type=click.Path(),
-    help="Images for the final table; nothing is chosen by them.",
+@listed(
+    click.option(
+        "--test-data",
+        type=click.Path(),
+        help="Images for the final table; nothing is chosen by them.  [default: a part of --data, which is then used for nothing else]",
+    ),
+    click.option("--test-labels", type=click.Path(dir_okay=False), help="Their labels; default as for --labels."),
+    section="Images",
 )
-@click.option("--test-labels", type=click.Path(dir_okay=False), help="Their labels; default as for --labels.")
 @logits_option
 @quantize_options
 @distill_options
@@ -176,21 +188,24 @@ def run(
     goes on with --resume.
 
     \b
-    Example: onnx-distill run teacher.onnx --data train.npz --test-data test.npz \\
+    Example: onnx-distill run model.onnx --data photos --preset imagenet -o run
+
+    \b
+    With test images of their own, and weights of 4 bits:
+      onnx-distill run teacher.onnx --data train.npz --test-data test.npz \\
       --weight-bits 4 -o run
     """
     quantization, loss, config = (chosen(kind, options) for kind in (QuantizeConfig, DistillConfig, TrainConfig))
     budget = budget_of(options)
-    original = load(teacher, input_shape, constants)
-    also = [load(path, input_shape, constants) for path in also_teachers]
-    float_model = cut_model(original, logits)
-    classes = classes_of(float_model)
-    images = open_data(float_model, options, classes=classes)
-    test = open_data(float_model, {**options, "data": test_data, "labels": test_labels}, classes=classes)
-    said, sources = f"{len(test):,} images of {test_data}", sources_of(ctx, data=images, test_data=test)
     with made_folder(output) as path:
-        done, exported = found_finished(ctx, path, sources), path / student_file(weight_storage)
         folder, watch = _run_folder(ctx, path, resume, log_every)
+        original = load(teacher, input_shape, constants)
+        also = [load(path, input_shape, constants) for path in also_teachers]
+        float_model = cut_model(original, logits)
+        classes = classes_of(float_model)
+        images, test, said = images_of_run(float_model, ctx.params, config.held_out_seed, classes)
+        sources = sources_of(ctx, data=images, test_data=test)
+        done, exported = found_finished(ctx, folder, sources), path / student_file(weight_storage)
         if done is not None:
             trained, seeds = done.trained, done.seeds
             if not exported.is_file():
@@ -223,25 +238,28 @@ def run(
                 also,
                 budget,
                 distill,
+                batch_sizes_of(ctx.params),
+                folder.make_way,
             )
             trained, seeds, rows = outcome.trained, next(iter(several), None), outcome.rows
             found = Measured(rows, outcome.scores, test, said) if report else None
-    _end(folder, trained, sources, seeds, config.profile)
+    end_run(folder, trained, sources, seeds, config.profile)
     print_rows(rows, as_json, seeds)
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
-    tell(f"{exported}: {_effort(trained)}")
+    tell(f"{exported}: {effort(trained)}")
     if found is not None:
         watch.stage("report")
         finish(ctx, folder.path, original, found)
-    _stop_code(ctx, trained)
+    stop_code(ctx, trained)
 
 
 def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, Watch]:
     """The folder with its configuration ready to be written, and what tells the terminal of a run."""
+    check_report(ctx)
     told = Run()
     ctx.call_on_close(told.end)
-    folder = RunFolder(path, resume, log_every, warn, ctx.params["tensorboard"])
+    folder = RunFolder(path, resume, log_every, warn, ctx.params["tensorboard"], ctx.params["overwrite"])
     folder.write_config(ctx.info_name, merged(ctx))
     return folder, told.watch
 
@@ -257,41 +275,7 @@ def _trained(
         raise InputError(f"--profile is for one training, --seeds are {count}; leave one of them out.")
     options = {name: value for name, value in merged(ctx).items() if name != "seeds"}
     one = lambda config, watch, store: distill(config, watch, store, also)  # noqa: E731
-    seeds = train_seeds(one, config, count, folder, ctx.info_name, options, watch, ctx.params["resume"], sources)
+    seeds = train_seeds(
+        one, config, count, folder, ctx.info_name, options, watch, ctx.params["resume"], ctx.params["overwrite"], sources
+    )
     return seeds.result, seeds.facts()
-
-
-def _end(folder: RunFolder, trained: Trained, sources: dict[str, str], seeds: dict | None, profile: str) -> None:
-    """A run with nothing left to train says so in its folder, and its checkpoints go; what the steps' time went to is shown."""
-    if trained.finished:
-        leave_facts(folder.path, trained, sources, seeds)  # of a run that was finished before the same bytes
-        folder.finish()
-    if trained.kept:
-        (warn if trained.images else tell)(trained.kept)  # that PTQ is enough is no reason to worry
-    if trained.interrupted:
-        warn(f"interrupted; the best so far is kept, and --resume goes on from the last checkpoint in {folder.path}")
-    if trained.stopped:
-        warn(f"stopped: {trained.stopped}{'; --resume goes on from there' if trained.out_of_time else ''}")
-    if profile and Path(profile).is_file():
-        click.echo(cost_table(costs(Path(profile))), err=True)
-
-
-def _gain(trained: Trained) -> str:
-    """What the student is worth, and what the model that training began with."""
-    if not trained.best.epoch:
-        return f"the PTQ model, {trained.best}"
-    before, speed = 100 * trained.scores[0][1], trained.images_per_second
-    return f"{trained.best} after {trained.best.epoch:g} epochs, {before:.2f} % before; {speed:.0f} images/s"
-
-
-def _effort(trained: Trained) -> str:
-    """What the student took to make."""
-    if not trained.best.epoch:
-        return "the PTQ model"
-    return f"trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s"
-
-
-def _stop_code(ctx, trained) -> None:
-    """1 for a training that diverged: there is a student, and something to look at."""
-    if "finite" in trained.stopped:
-        ctx.exit(1)

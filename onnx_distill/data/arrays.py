@@ -14,7 +14,7 @@ import numpy as np
 
 from onnx_distill.closest import closest
 from onnx_distill.data.idx import looks_like_idx, read_idx, sibling_labels
-from onnx_distill.data.images import Images, stretched
+from onnx_distill.data.images import Images, middle, stretched
 from onnx_distill.data.labels import checked_labels, parse_labels
 from onnx_distill.data.preprocess import AS_STORED, Preprocess
 from onnx_distill.errors import InputError, first_line
@@ -60,6 +60,12 @@ class ArrayImages(Images):
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         return self.preprocess.apply(self.pixels[self._rows[indices]])
+
+    def stored(self, indices: np.ndarray, most: int | None = None) -> np.ndarray:
+        rows = self._rows[indices]
+        if self.pixels.flags.c_contiguous:  # a memory map is read only where it is looked at
+            return middle(self.pixels.reshape(len(self.pixels), -1), most)[rows]
+        return middle(self.pixels[rows].reshape(len(rows), -1), most)
 
     def subset(self, indices: np.ndarray) -> ArrayImages:
         part = copy.copy(self)

@@ -79,7 +79,7 @@ def _decode_to(folder: Path, target: Path | None, listing: Listing, framing: Fra
     shape = (len(listing.entries), framing.height, framing.width, framing.channels)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _check_space(folder, int(np.prod(shape, dtype=np.int64)))
+        check_space(folder, int(np.prod(shape, dtype=np.int64)))
         handle, name = tempfile.mkstemp(dir=folder, prefix=".onnx-distill-", suffix=".npy")
         os.close(handle)
     except OSError as error:
@@ -103,7 +103,8 @@ def _decode_to(folder: Path, target: Path | None, listing: Listing, framing: Fra
     return made
 
 
-def _check_space(folder: Path, wanted: int) -> None:
+def check_space(folder: Path, wanted: int) -> None:
+    """Raises InputError where the folder has no room for so many bytes of decoded images."""
     free = shutil.disk_usage(folder).free
     if wanted > free:
         raise InputError(

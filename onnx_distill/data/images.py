@@ -26,6 +26,11 @@ class Images(ABC):
     def read(self, indices: np.ndarray) -> np.ndarray:
         """The preprocessed images at these positions: float32 [len(indices), channels, height, width], contiguous."""
 
+    def stored(self, indices: np.ndarray, most: int | None = None) -> np.ndarray:
+        """[len(indices), values] of the images at these positions as they are kept, `most` of each, from its middle (None: all): to tell
+        images from others. Here as they are read."""
+        return middle(self.read(indices).reshape(len(indices), -1), most)
+
     @abstractmethod
     def subset(self, indices: np.ndarray) -> Images:
         """The images (and labels) at these positions, in that order; shares what is stored."""
@@ -44,6 +49,12 @@ class Images(ABC):
         """float32 [channels]: what a pixel of 0 becomes; fills what a shift uncovers."""
 
 
+def middle(rows: np.ndarray, most: int | None) -> np.ndarray:
+    """Of each row the `most` values in its middle; None: all."""
+    first = 0 if most is None else max(0, (rows.shape[1] - most) // 2)
+    return rows[:, first : None if most is None else first + most]
+
+
 def stretched(pixels: np.ndarray) -> np.ndarray:
     """uint8 of the same shape: the smallest value black, the largest white."""
     low, high = float(pixels.min()), float(pixels.max())
@@ -58,13 +69,19 @@ def held_out_count(images: int) -> int:
     return min(MOST_HELD_OUT, max(1, images // 10, min(FEW_HELD_OUT, images // 4)))
 
 
+def checked_count(images: int, count: int | None) -> int:
+    """How many of so many images are held out: `count`, None: held_out_count. Raises InputError unless that leaves some on both sides."""
+    count = held_out_count(images) if count is None else count
+    if not 0 < count < images:
+        raise InputError(f"cannot hold out {count} of {images} images; wanted 1 to {images - 1}: --validation.")
+    return count
+
+
 def split(images: Images, count: int | None, seed: int) -> tuple[Images, Images]:
     """(rest, held_out): random, disjoint, together everything; held_out has `count` images (None: held_out_count). Same seed, same split.
 
     Both keep the order in which the images are stored. Raises InputError unless both get at least one image.
     """
-    count = held_out_count(len(images)) if count is None else count
-    if not 0 < count < len(images):
-        raise InputError(f"cannot hold out {count} of {len(images)} images; wanted 1 to {len(images) - 1}: --validation.")
+    count = checked_count(len(images), count)
     order = np.random.default_rng(seed).permutation(len(images))
     return images.subset(np.sort(order[count:])), images.subset(np.sort(order[:count]))

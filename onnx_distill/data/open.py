@@ -38,22 +38,22 @@ def open_images(
     classes: int | None = None,
     shape: tuple[int, ...] | None = None,
     decoding: Decoding = Decoding(),
+    listing: Listing | None = None,
 ) -> Images:
     """The images at `path`, with labels where there are any.
 
     path: .npy, .npz or IDX (see open_arrays); a folder per class, or one flat folder; a folder and as `labels` a text file of
-    `name label` lines; uncompressed tars (WebDataset): one, a folder of them, or a pattern such as train-{000..003}.tar. shape: [channels, height, width] of the model, for image files.
+    `name label` lines; uncompressed tars (WebDataset): one, a folder of them, or a pattern such as train-{000..003}.tar. shape: [channels, height, width] of the model, for image files. listing: what `listed` gives
+    of the path and labels, where it is known.
     Raises InputError for what is missing, damaged, or does not fit together.
     """
     path = Path(path)
-    listing = _listing(path, labels)
+    listing = listing or listed(path, labels)
     if listing is None:
         return open_arrays(path, labels, preprocess, classes)
-    if shape is None or len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise InputError(
-            f"images of {path} cannot be scaled to the model's input {shape}; wanted fixed sizes: --input-shape C,H,W."
-        )
-    decoded = decode_all(listing, preprocess.framing(shape), decoding.workers, decoding.cache, decoding.on_progress)
+    decoded = decode_all(
+        listing, preprocess.framing(fixed_shape(path, shape)), decoding.workers, decoding.cache, decoding.on_progress
+    )
     refuse_broken(decoded, decoding.most_broken)
     decoding.on_decoded(decoded)
     names = [entry.name for entry in listing.entries]
@@ -62,7 +62,16 @@ def open_images(
     return images if not decoded.broken else images.subset(decoded.rows)
 
 
-def _listing(path: Path, labels: str | os.PathLike | None) -> Listing | None:
+def fixed_shape(path: Path, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape, where image files can be scaled to it. Raises InputError otherwise."""
+    if shape is None or len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise InputError(
+            f"images of {path} cannot be scaled to the model's input {shape}; wanted fixed sizes: --input-shape C,H,W."
+        )
+    return shape
+
+
+def listed(path: Path, labels: str | os.PathLike | None) -> Listing | None:
     """The image files at `path`; None where it is no collection of files."""
     if not is_collection(path):
         return None

@@ -57,6 +57,7 @@ def measured(
     said: str,
     storage: str,
     threads: int = 0,
+    batch_sizes: tuple[int, ...] = (1, 64),
 ) -> Measured:
     """Teacher, the QDQ student that training began with (None: not known) and the exported one of a run folder, side by side."""
     trained, exported = load(folder / TRAINED), load(folder / student_file(storage))
@@ -65,7 +66,7 @@ def measured(
         began = deployable(adopt(qdq, logits_model(qdq, teacher)), teacher, None, storage)
         models = {"float": teacher, "PTQ": began, "distilled": exported}
     scores = scores_of(models, images, threads, trained.graph.output[0].name)
-    return Measured(rows_of(models, scores, images, threads), scores, images, said)
+    return Measured(rows_of(models, scores, images, threads, batch_sizes), scores, images, said)
 
 
 def report_of(

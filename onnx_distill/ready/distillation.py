@@ -17,7 +17,7 @@ from onnx_distill.data.preprocess import METADATA_KEY
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import kl_of_rows, predict, top_k
 from onnx_distill.export import export
-from onnx_distill.facts.provenance import data_sha256, stamp
+from onnx_distill.facts.provenance import contents_sha256, data_sha256, stamp
 from onnx_distill.integer_form.equalize import as_equalized
 from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.ready.adopt import adopt
@@ -124,6 +124,7 @@ def distill(
             others,
             score.look,
             watch.note,
+            contents_sha256(images) if store is not None else "",
         )
         trained = _adopted(trained, student, before, score)
     kind = "top-1" if held_out.labels is not None else "agreement with the teacher"

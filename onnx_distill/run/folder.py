@@ -12,12 +12,15 @@ from typing import Any, Callable, Iterator
 from onnx_distill.errors import InputError
 from onnx_distill.files.replacing import replacing
 from onnx_distill.files.settings import write_settings
-from onnx_distill.run.tensorboard import FOLDER, Board
-from onnx_distill.training.state import StateStore
+from onnx_distill.run.result import RESULT, forget_result
+from onnx_distill.run.tensorboard import FOLDER, PATTERN, Board
+from onnx_distill.training.record import check_data
+from onnx_distill.training.state import State, StateStore
 from onnx_distill.training.trained import Checkpoint, Progress
 
 CONFIG, LOG, CHECKPOINTS = "config.yaml", "log.jsonl", "checkpoints"
 TRAINED, FACTS = "trained.qdq.onnx", "trained.json"  # the best student, and what says that it is the last word: finished.py
+ENDS = (TRAINED, FACTS, RESULT)  # of a run that trained to its end, or was stopped in good order, one of them is there
 
 
 class RunFolder:
@@ -30,15 +33,19 @@ class RunFolder:
         log_every: int = 10,
         warn: Callable[[str], None] = lambda text: None,
         tensorboard: bool = False,
+        overwrite: bool = False,
     ):
-        """tensorboard: write event files too. Raises InputError for a run that was interrupted and is not to be continued: it would be lost."""
+        """tensorboard: write event files too. overwrite: an earlier run in the folder goes once this one begins, unless it is continued.
+
+        Raises InputError for a run, interrupted or finished, that is neither to be continued nor to be overwritten: it would be lost.
+        """
         self.path, self.log_every = path, log_every
-        self.store = StateStore(path / CHECKPOINTS, on_damaged=warn)
+        anew = overwrite and not resume
+        self.store = StateStore(path / CHECKPOINTS, on_damaged=warn, anew=anew)
         found = self.store.newest()
-        if found is not None and not resume:
-            raise InputError(
-                f"{path} has a run that was interrupted at step {found.step}; continue it with --resume, or choose another folder."
-            )
+        if not anew:
+            _refuse_a_loss(path, found, resume)
+        self._resume, self._cleared, self._begun = resume, False, False
         self._resumed = found.step if found is not None else -1
         self._scores = len(found.facts.get("scores", ())) if found is not None else 0
         self._step = max(self._resumed, 0)
@@ -50,14 +57,29 @@ class RunFolder:
         """The merged options, which `onnx-distill COMMAND --config config.yaml` repeats; written once the run has begun."""
         self._config = command, options
 
+    def check_images(self, data: str) -> None:
+        """Raises InputError where what is continued, one of several seeds too, was trained on other images. data: their fingerprint."""
+        for place in (self.path, *seed_folders(self.path)) if self._resume else ():
+            check_data(StateStore(place / CHECKPOINTS).newest(), data)
+
+    def make_way(self) -> None:
+        """What an earlier run left goes, unless this one continues it; once, before the first file of this one."""
+        if not self._resume and not self._cleared:
+            clear(self.path)
+        self._cleared = True
+
     def begin(self) -> None:
         """The run goes: its configuration is written, once; what a run before it came to no longer counts."""
+        if self._begun:
+            return
+        self._begun = True
+        self.make_way()
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / FACTS).unlink(missing_ok=True)
+        self._keep_log_until(self._resumed)
         if self._config is not None:
             command, options = self._config
-            (self.path / FACTS).unlink(missing_ok=True)
-            self._keep_log_until(self._resumed)
             write_settings(self.path / CONFIG, options, f"onnx-distill {command} --config {CONFIG}")
-            self._config = None
 
     def step(self, progress: Progress) -> None:
         if progress.step <= self._step:  # training went back: what was logged since is no part of it any more
@@ -134,6 +156,49 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     return found
 
 
+def _refuse_a_loss(path: Path, interrupted: State | None, resume: bool) -> None:
+    """Raises InputError where a new run would overwrite another one, or where there is none that could be continued."""
+    left = [file for place in (path, *seed_folders(path)) for name in ENDS if (file := place / name).is_file()]
+    if interrupted is not None and not resume:
+        raise InputError(
+            f"{path} has a run that was interrupted at step {interrupted.step}; continue it with --resume, replace it with --overwrite, or choose another folder."
+        )
+    if left and not resume:
+        raise InputError(
+            f"{path} has an earlier run ({left[0].relative_to(path)}); continue it with --resume, replace it with --overwrite, or choose another folder."
+        )
+    if left and interrupted is None and not (path / CONFIG).is_file():
+        raise InputError(
+            f"{path} has a run that is finished ({left[0].relative_to(path)}), and nothing to continue; replace it with --overwrite, or choose another folder."
+        )
+
+
+def seed_folders(path: Path) -> list[Path]:
+    """Those of the single seeds of a run of several."""
+    return sorted(child for child in path.glob("seed-*") if child.name[len("seed-") :].isdecimal() and child.is_dir())
+
+
+def clear(path: Path) -> None:
+    """Remove what a run writes while it trains and at its end, from its folder and those of its seeds; nothing else there.
+
+    logits.onnx and student.qdq.onnx stay: they may be what is trained."""
+    forget_result(path)
+    students = [student_file(storage) for storage in ("int8", "int4")]
+    checkpoints, board = (path / folder for folder in (CHECKPOINTS, FOLDER))
+    for file in (
+        *(path / name for name in (*ENDS, CONFIG, LOG, *students)),
+        *checkpoints.glob("step-*.ckpt"),
+        *board.glob(PATTERN),
+    ):
+        file.unlink(missing_ok=True)
+    seeds = seed_folders(path)
+    for seed in seeds:
+        clear(seed)
+    for folder in (checkpoints, board, *seeds):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def student_file(storage: str) -> str:
     """Name of the exported student in a run folder."""
     return f"student.{storage}.onnx"
@@ -141,8 +206,9 @@ def student_file(storage: str) -> str:
 
 @contextlib.contextmanager
 def made_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """The folder, made before the work that fills it; one that was made here is gone again if it stays empty."""
-    folder, found = Path(path), Path(path).is_dir()
+    """The folder, made before the work that fills it; it and those above it that were made here are gone again if they stay empty."""
+    folder = Path(path)
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -152,5 +218,6 @@ def made_folder(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        if not found and not any(folder.iterdir()):
-            folder.rmdir()
+        for place in missing:  # the deepest first
+            if not any(place.iterdir()):
+                place.rmdir()

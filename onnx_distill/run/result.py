@@ -11,6 +11,7 @@ from onnx_distill.evaluate import Evaluation
 from onnx_distill.files.replacing import replacing
 
 RESULT = "result.json"
+REPORTS = ("report.html", "report.json", "verify.json")  # as page/run_report.py and docs/cli.md name them
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ def write_result(folder: Path, rows: list[Row], configs: dict[str, Any], kept: s
     summary = {"config": configs, "kept": kept, "rows": [{"name": row.name, **asdict(row.measured)} for row in rows]}
     with replacing(folder / RESULT) as temporary:
         temporary.write_text(json.dumps(summary, indent=1))
+
+
+def forget_result(folder: Path) -> None:
+    """What an earlier student was worth is gone, before another one takes its place."""
+    for name in (RESULT, *REPORTS):
+        (folder / name).unlink(missing_ok=True)
 
 
 def read_rows(folder: Path) -> list[Row] | None:

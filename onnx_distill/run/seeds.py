@@ -70,6 +70,7 @@ def train_seeds(
     options: dict[str, Any],
     watch: Watch,
     resume: bool,
+    overwrite: bool,
     sources: dict[str, str],
 ) -> Seeds:
     """Train with seeds config.seed and up, each into folder/seed-K; Ctrl-C ends with the seeds so far, the interrupted one among them.
@@ -80,7 +81,7 @@ def train_seeds(
     """
     seeds = range(config.seed, config.seed + count)
     places = {
-        seed: RunFolder(folder.path / f"seed-{seed}", resume, folder.log_every, watch.warning, folder.tensorboard)
+        seed: RunFolder(folder.path / f"seed-{seed}", resume, folder.log_every, watch.warning, folder.tensorboard, overwrite)
         for seed in seeds
     }
     done: dict[int, Trained] = {}

@@ -35,12 +35,13 @@ class Record:
     seconds: float = 0.0
     loss: float | None = None
     misses: int = 0
+    data: str = ""  # fingerprint of all images, those held out among them; '': not taken
     recipe: str = ""  # of the student, the images and every choice that a result depends on
     rate: float = 1.0  # share of the learning rate that is left after rewinds
     rewinds: int = 0
 
 
-def begun(parameters: dict[str, np.ndarray], first: Score, steps: int, recipe: str) -> Record:
+def begun(parameters: dict[str, np.ndarray], first: Score, steps: int, recipe: str, data: str = "") -> Record:
     """Before the first step."""
     return Record(
         best=copied(parameters),
@@ -52,12 +53,13 @@ def begun(parameters: dict[str, np.ndarray], first: Score, steps: int, recipe: s
         steps=steps,
         held_out=len(first.kl),
         recipe=recipe,
+        data=data,
     )
 
 
 def begun_again(record: Record, parameters: dict[str, np.ndarray], first: Score) -> Record:
     """Before the first step once more, at half the rate; parameters: as they were then."""
-    again = begun(parameters, first, record.steps, record.recipe)
+    again = begun(parameters, first, record.steps, record.recipe, record.data)
     return replace(again, seconds=record.seconds, rate=record.rate / 2, rewinds=record.rewinds + 1)
 
 
@@ -119,6 +121,15 @@ def recipe_of(models: Sequence[onnx.ModelProto], images: Images, distill: Distil
     for model in models:
         digest.update(model.SerializeToString(deterministic=True))
     return digest.hexdigest()
+
+
+def check_data(state: State | None, data: str) -> None:
+    """Raises InputError for a state of other images."""
+    if state is not None and data and state.facts.get("data", data) not in ("", data):
+        raise InputError(
+            f"the checkpoint at step {state.step} was trained on other images: their files or labels have changed since. Put them back, "
+            "begin anew with --overwrite, or choose another folder."
+        )
 
 
 def check_recipe(state: State, recipe: str) -> None:

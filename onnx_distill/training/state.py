@@ -62,13 +62,19 @@ def from_bytes(content: bytes) -> State:
 class StateStore:
     """The checkpoints of one run, files step-NNN.ckpt in a folder."""
 
-    def __init__(self, folder: Path, keep: int = 2, on_damaged: Callable[[str], None] = lambda message: None):
-        """keep: how many of the newest stay; two, so that one is left when the newest turns out damaged."""
-        self.folder, self.keep, self.on_damaged = folder, keep, on_damaged
+    def __init__(
+        self, folder: Path, keep: int = 2, on_damaged: Callable[[str], None] = lambda message: None, anew: bool = False
+    ):
+        """keep: how many of the newest stay; two, so that one is left when the newest turns out damaged. anew: what is there is of
+        another run, is not found, and goes when the first checkpoint of this one is saved."""
+        self.folder, self.keep, self.on_damaged, self._anew = folder, keep, on_damaged, anew
 
     def save(self, state: State) -> None:
         """Raises InputError when it cannot be written; the older ones are then untouched."""
         self._make_folder()
+        if self._anew:
+            self.clear()
+        self._anew = False
         try:
             with replacing(self.folder / f"step-{state.step:08}.ckpt") as temporary:
                 temporary.write_bytes(to_bytes(state))
@@ -85,7 +91,7 @@ class StateStore:
 
     def newest(self) -> State | None:
         """The newest checkpoint that is whole, or None; damaged ones are told to `on_damaged` and passed over."""
-        for _, path in reversed(self._files()):
+        for _, path in reversed([] if self._anew else self._files()):
             try:
                 return from_bytes(path.read_bytes())
             except (ValueError, OSError) as error:

@@ -99,10 +99,10 @@ def test_finished_run_of_what_has_changed_since_is_refused_and_names_it(files, t
     assert contents(tmp_path / "run") == before
 
 
-def test_without_resume_a_finished_run_is_trained_again_to_the_same_bytes(files, tmp_path):
+def test_with_overwrite_a_finished_run_is_trained_again_to_the_same_bytes(files, tmp_path):
     assert onnx_distill(train(files, tmp_path / "run")).code == 0
     before = contents(tmp_path / "run")
-    result = onnx_distill(train(files, tmp_path / "run"))
+    result = onnx_distill(train(files, tmp_path / "run", "--overwrite"))
     assert result.code == 0 and NOTHING_LEFT not in result.err
     same = before.keys() - {"trained.json"}  # it has the seconds that training took
     assert {name: contents(tmp_path / "run")[name] for name in same} == {name: before[name] for name in same}
@@ -112,7 +112,7 @@ def test_training_anew_in_the_folder_of_a_finished_run_that_is_killed_is_not_tak
     folder, more = tmp_path / "run", "--epochs 20 --save-every 1 --log-every 1"
     assert onnx_distill(train(files, folder, more)).code == 0
     whole = contents(folder)
-    process = subprocess.Popen([sys.executable, "-m", "onnx_distill", *train(files, folder, more).split()])
+    process = subprocess.Popen([sys.executable, "-m", "onnx_distill", *train(files, folder, f"{more} --overwrite").split()])
     while process.poll() is None and not (folder / "checkpoints").is_dir():
         time.sleep(0.002)
     process.kill()

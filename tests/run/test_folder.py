@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onnx_distill.run.folder import RunFolder
+from onnx_distill.run.folder import RunFolder, made_folder
 from onnx_distill.training.trained import Checkpoint, Progress
 
 
@@ -68,3 +68,16 @@ def test_lines_go_though_the_step_that_it_goes_back_to_was_not_logged(tmp_path):
     for number in (7, 8, 9):
         made.step(step(number, rate=0.5))
     assert logged(tmp_path) == [(1, 1), (4, 1), (8, 0.5), (9, 0.5)]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_folders_that_were_made_and_stay_empty_are_gone_again(depth, tmp_path):
+    path = tmp_path.joinpath(*"abc"[:depth])
+    with made_folder(path):
+        assert path.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with made_folder(path):
+        (path / "x").write_text("")
+    with made_folder(path / "more"):
+        pass
+    assert sorted(tmp_path.rglob("*"))[-1] == path / "x"

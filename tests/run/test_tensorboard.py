@@ -46,7 +46,7 @@ def test_event_files_hold_what_the_log_holds(files, tmp_path):
 def test_a_run_that_begins_anew_leaves_no_old_events(files, tmp_path):
     run = tmp_path / "run"
     for seed in (1, 2):
-        assert onnx_distill(train(files, run, f"--tensorboard --seed {seed}")).code == 0
+        assert onnx_distill(train(files, run, f"--tensorboard --overwrite --seed {seed}")).code == 0
     assert len(list((run / "tensorboard").iterdir())) == 1 and shown(run) == logged(run)
 
 

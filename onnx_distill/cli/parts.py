@@ -1,0 +1,54 @@
+"""The images of a run: those that it trains on, those of its table; what can be refused is, before the first one is decoded."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from onnx_distill.cli.inputs import decoded, find_data
+from onnx_distill.cli.terminal import tell
+from onnx_distill.data import Found, Images, checked_count
+from onnx_distill.data.decoded import check_space
+from onnx_distill.pipeline import kept_for_the_table, table_count
+
+
+def images_to_train(model, options: dict, classes: int | None, shape_of=None) -> Images:
+    """Of --data. Raises InputError for a --validation that they are too few for."""
+    found = find_data(model, options, classes=classes, shape_of=shape_of)
+    checked_count(len(found), options["validation"])
+    return decoded(found, options)
+
+
+def images_of_run(model, options: dict, seed: int, classes: int | None) -> tuple[Images, Images, str]:
+    """(images to train on, images for the table, what to call those): of --test-data, or without it a part of --data; said then."""
+    path = options["test_data"]
+    of_test = {**options, "data": path, "labels": options["test_labels"]}
+    train, test = find_data(model, options, classes=classes), find_data(model, of_test, classes=classes) if path else None
+    checked_count(len(train) - (0 if test else table_count(len(train))), options["validation"])
+    _check_room([train, *([test] if test else [])], options["cache"])
+    images = decoded(train, options)
+    if test is None:
+        rest, part, said = part_for_the_table(images, options["data"], seed)
+        tell(
+            f"no --test-data: {len(part):,} of the {len(images):,} images are kept for the table, and used for nothing else"
+        )
+        return rest, part, said
+    found = decoded(test, of_test)
+    return images, found, f"{len(found):,} images of {path}"
+
+
+def part_for_the_table(images: Images, path: str, seed: int) -> tuple[Images, Images, str]:
+    """(the rest, what a run without --test-data measures on, what to call that)."""
+    rest, test = kept_for_the_table(images, seed)
+    return rest, test, f"{len(test):,} of the {len(images):,} images of {path}, kept apart from training"
+
+
+def batch_sizes_of(options: dict) -> tuple[int, ...]:
+    """That a run's table has latency of."""
+    return (1, 64) if options["latency"] else ()
+
+
+def _check_room(found: list[Found], cache: str | None) -> None:
+    """Raises InputError where not all will find room together once they are decoded; what a cache has already is not counted."""
+    if cache is None:
+        check_space(Path(tempfile.gettempdir()), sum(part.decoded_bytes for part in found))
