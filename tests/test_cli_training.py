@@ -77,7 +77,7 @@ def test_a_training_with_auto_is_the_one_with_no_option(files, tmp_path):
     (tmp_path / "c.yaml").write_text("".join(f"{option}: auto\n" for option in AUTO))
     plain = done(f"{line} -o {tmp_path}/plain")
     assert "epoch 0.00: " in plain.err and "of 15 held-out images" in plain.err  # a quarter of so few
-    said = r"^100 updates of 45 images \(100 passes over 45\), about \d+ s, learning rate 0.01 quantization steps$"
+    said = r"^100 updates of 45 images \(100 passes over 45\), about \d+ s, learning rate 0.001 quantization steps$"
     assert re.search(said, plain.err, re.MULTILINE)
     done(f"{line} {' '.join(f'--{option} auto' for option in AUTO)} -o {tmp_path}/typed")
     done(f"{line} --config {tmp_path}/c.yaml -o {tmp_path}/file")
@@ -103,7 +103,7 @@ def test_images_without_labels_need_no_alpha(command, given, tmp_path):  # noqa:
     "more, rate",
     [
         ("", "0.3 quantization steps"),
-        ("--lr auto", "0.01 quantization steps"),
+        ("--lr auto", "0.001 quantization steps"),
         ("--units plain --lr auto", "0.001"),
         ("--optimizer sgd --lr auto", "0.01"),
         ("--accumulate 3 --lr 0.05", "0.05 quantization steps"),
