@@ -24,7 +24,7 @@ from onnx_distill.data.given import Given
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation
 from onnx_distill.facts.provenance import contents_sha256, file_sha256, provenance, stamp
-from onnx_distill.inspect import Inspection, inspect
+from onnx_distill.inspection import Inspection, inspect
 from onnx_distill.mixed.budget import Budget
 from onnx_distill.normalize.prepare import image_shape, prepare
 from onnx_distill.pipeline import Outcome

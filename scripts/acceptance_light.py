@@ -28,7 +28,7 @@ from onnx_distill import artifacts, runtime
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import ArrayImages, Preprocess
-from onnx_distill.inspect import inspect
+from onnx_distill.inspection import inspect
 from onnx_distill.normalize import normalize_in_place
 from onnx_distill.normalize.prepare import prepare
 from onnx_distill.pipeline import quantize_with_images

@@ -19,7 +19,7 @@ from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut
 from onnx_distill.data import ArrayImages, Preprocess
 from onnx_distill.edit import rename_values
-from onnx_distill.inspect import inspect
+from onnx_distill.inspection import inspect
 from onnx_distill.normalize.prepare import prepare
 from onnx_distill.preflight import preflight
 from onnx_distill.ready.deployable import deployable

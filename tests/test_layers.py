@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "onnx_distill"
-STAGES = ("cut", "inspect", "calibrate", "quantize", "train", "export", "evaluate", "compare")
+STAGES = ("cut", "inspection", "calibrate", "quantize", "train", "export", "evaluate", "compare")
 RANK = {
     "__init__": 7,
     "__main__": 7,
@@ -164,3 +167,11 @@ def test_a_reference_to_the_training_package_is_seen(line):
 
 def test_a_module_named_in_a_docstring_is_no_reference():
     assert not names_module('"""onnxruntime.training is elsewhere"""', "onnxruntime.training")
+
+
+def test_the_package_as_current_folder_hides_nothing_of_the_standard_library():
+    line = [sys.executable, "-c", "import onnx, onnx_distill.api"]
+    done = subprocess.run(
+        line, cwd=PACKAGE, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")

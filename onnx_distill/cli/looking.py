@@ -30,8 +30,8 @@ from onnx_distill.compare import render_layers as render_compared
 from onnx_distill.data import batches
 from onnx_distill.errors import InputError
 from onnx_distill.facts.provenance import provenance
-from onnx_distill.inspect import inspect as inspect_model
-from onnx_distill.inspect import render
+from onnx_distill.inspection import inspect as inspect_model
+from onnx_distill.inspection import render
 from onnx_distill.kernels.execution import execution as look_at_execution
 from onnx_distill.kernels.execution import render_execution
 from onnx_distill.quantization.layer_bits import render_layers

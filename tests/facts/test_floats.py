@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnx_distill.facts.floats import held
-from onnx_distill.inspect import inspect, render
+from onnx_distill.inspection import inspect, render
 
 HALF = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(np.ones((3, 5), np.float16)))
 FORMS = {  # nodes or initializers that make w -> floats, bytes

@@ -1,4 +1,4 @@
-"""inspect.py: the facts, and every case of the table of what cannot be trained."""
+"""inspection.py: the facts, and every case of the table of what cannot be trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx import helper, parser
 
 from onnx_distill.config import QuantizeConfig
 from onnx_distill.errors import InputError
-from onnx_distill.inspect import Rewrites, Value, inspect, render
+from onnx_distill.inspection import Rewrites, Value, inspect, render
 
 NET = """<ir_version: 8, opset_import: ["" : 14], producer_name: "test", producer_version: "1.0">
 net (float[N, 1, 4, 4] image) => (float[N, 3] prob, int64[N] best)
