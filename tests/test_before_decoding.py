@@ -39,6 +39,7 @@ CASES = [
     ("run", "--test-data {files}/test.npz --test-labels no.npy", "no file no.npy"),
     ("run", "--test-data {files}/list.txt", "list.txt starts with bytes .*; wanted an .npz, .npy or IDX"),
     ("run", "--test-data {out}", "no images in .* or its subfolders"),
+    ("run", "--test-labels {files}/list.txt", "--test-labels is .*list.txt, but there is no --test-data"),
     ("run", "--mixed no.json", "no.json"),
 ]
 
