@@ -33,6 +33,7 @@ CASES = [
     ("train run", "--preprocess no.yaml", "no file no.yaml"),
     ("train run", "--labels no.txt", "cannot read no.txt: No such file"),
     ("train run", "--label-offset 7", "label 7 .* is outside 0..2"),
+    ("train run", "--scale 1 2", "mean and scale are given for 3 channels; images of shape .*60, 8, 8, 1"),
     ("train run", "--max-broken 2", "share of images that may be broken is 2.0"),
     ("train run", "--also-teacher no.onnx", "no file no.onnx"),
     ("run", "--test-data no", "no file no"),
