@@ -227,7 +227,7 @@ def run_pipeline(
     """
     images = images_from(train_images)
     if test_images is None:
-        images, test_images = pipeline.kept_for_the_table(images, training.held_out_seed)
+        images, test_images = pipeline.kept_for_the_table(images)
     with made_folder(folder) as path:
         run = RunFolder(path, resume, overwrite=overwrite)
         run.check_images(contents_sha256(images) if resume else "")

@@ -28,6 +28,7 @@ from onnx_distill.training.fit import check_fit
 from onnx_distill.training.state import StateStore
 from onnx_distill.training.trained import Trained
 
+TABLE_SEED = 0
 FEWEST_IMAGES = 3  # one to train on, one that chooses, one for the table
 
 
@@ -69,10 +70,10 @@ def choices(quantization: QuantizeConfig, loss: DistillConfig, config: TrainConf
     return {"quantize": asdict(quantization), "distill": asdict(loss), "train": asdict(config)}
 
 
-def kept_for_the_table(images: Images, seed: int) -> tuple[Images, Images]:
-    """(rest, test): where no test images are given, those of `images` that the table is measured on: as many as are held out of so many,
-    drawn by the seed. Raises InputError where nothing would be left to train and to choose by."""
-    return split(images, table_count(len(images)), seed)
+def kept_for_the_table(images: Images) -> tuple[Images, Images]:
+    """(rest, test): where no test images are given, those of `images` that the table is measured on: as many as are held out of so many.
+    They are drawn at random, the same ones whatever the seed of a run, so that the tables of several runs compare. Raises InputError where nothing would be left to train and to choose by."""
+    return split(images, table_count(len(images)), TABLE_SEED)
 
 
 def table_count(images: int) -> int:
@@ -122,7 +123,7 @@ def run(
     """
     train_images = images_from(train_images)
     if test_images is None:
-        train_images, test_images = kept_for_the_table(train_images, config.held_out_seed)
+        train_images, test_images = kept_for_the_table(train_images)
     test_images = images_from(test_images)
     watch.stage("cut")
     float_model = cut(teacher, logits)

@@ -33,12 +33,14 @@ CASES = [
     ("train run", "--preprocess no.yaml", "no file no.yaml"),
     ("train run", "--labels no.txt", "cannot read no.txt: No such file"),
     ("train run", "--label-offset 7", "label 7 .* is outside 0..2"),
+    ("train run", "--scale 1 2", "mean and scale are given for 3 channels; images of shape .*60, 8, 8, 1"),
     ("train run", "--max-broken 2", "share of images that may be broken is 2.0"),
     ("train run", "--also-teacher no.onnx", "no file no.onnx"),
     ("run", "--test-data no", "no file no"),
     ("run", "--test-data {files}/test.npz --test-labels no.npy", "no file no.npy"),
     ("run", "--test-data {files}/list.txt", "list.txt starts with bytes .*; wanted an .npz, .npy or IDX"),
     ("run", "--test-data {out}", "no images in .* or its subfolders"),
+    ("run", "--test-labels {files}/list.txt", "--test-labels is .*list.txt, but there is no --test-data"),
     ("run", "--mixed no.json", "no.json"),
 ]
 

@@ -34,7 +34,7 @@ def rows(folder: Path, name: str = "result.json") -> list[dict]:
 def test_three_parts_of_the_images_share_none_and_are_all(count):
     """Each image is its own number, so that it can be followed."""
     images = ArrayImages(np.arange(count, dtype=np.float32)[:, None, None])
-    rest, test = kept_for_the_table(images, seed=3)
+    rest, test = kept_for_the_table(images)
     train, held_out = split(rest, None, seed=3)
     found = [set(part.read(np.arange(len(part))).reshape(-1).astype(int).tolist()) for part in (train, held_out, test)]
     assert sum(map(len, found)) == count and set().union(*found) == set(range(count))
@@ -43,7 +43,7 @@ def test_three_parts_of_the_images_share_none_and_are_all(count):
 
 def test_two_images_cannot_be_shared_out():
     with pytest.raises(InputError, match="2 images cannot be shared out .* wanted 3 at least, or .* --test-data"):
-        kept_for_the_table(ArrayImages(np.zeros((2, 4, 4), np.float32)), 0)
+        kept_for_the_table(ArrayImages(np.zeros((2, 4, 4), np.float32)))
 
 
 def test_a_run_without_test_data_says_so_and_measures_on_a_part_that_a_report_finds_again(files, tmp_path):
@@ -68,6 +68,13 @@ def test_it_is_the_run_on_the_other_images_with_that_part_as_test_data(files, tm
     done(line.replace(f"{files}/test.npz", f"{tmp_path}/rest.npz"))
     assert rows(tmp_path / "one") == rows(tmp_path / "two")
     assert (tmp_path / "one/student.int8.onnx").read_bytes() == (tmp_path / "two/student.int8.onnx").read_bytes()
+
+
+def test_the_part_is_the_same_whatever_the_seed(files, tmp_path):
+    """The float model's row says so."""
+    for seed in (0, 1):
+        done(run(files, tmp_path / str(seed), f"--seed {seed} --no-latency"))
+    assert rows(tmp_path / "0")[0] == rows(tmp_path / "1")[0]
 
 
 def test_a_finished_run_without_test_data_is_found_finished(files, tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from onnx_distill.cli.numbers import numbers
 from onnx_distill.cli.options import options
+from onnx_distill.cli.per_channel import numbers
 from onnx_distill.data import PRESETS
 
 data_options = options(

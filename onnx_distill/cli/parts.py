@@ -9,6 +9,7 @@ from onnx_distill.cli.inputs import decoded, find_data
 from onnx_distill.cli.terminal import tell
 from onnx_distill.data import Found, Images, checked_count
 from onnx_distill.data.decoded import check_space
+from onnx_distill.errors import InputError
 from onnx_distill.pipeline import kept_for_the_table, table_count
 
 
@@ -19,16 +20,20 @@ def images_to_train(model, options: dict, classes: int | None, shape_of=None) ->
     return decoded(found, options)
 
 
-def images_of_run(model, options: dict, seed: int, classes: int | None) -> tuple[Images, Images, str]:
+def images_of_run(model, options: dict, classes: int | None) -> tuple[Images, Images, str]:
     """(images to train on, images for the table, what to call those): of --test-data, or without it a part of --data; said then."""
     path = options["test_data"]
+    if path is None and options["test_labels"] is not None:
+        raise InputError(
+            f"--test-labels is {options['test_labels']}, but there is no --test-data that they are of; give both, or neither."
+        )
     of_test = {**options, "data": path, "labels": options["test_labels"]}
     train, test = find_data(model, options, classes=classes), find_data(model, of_test, classes=classes) if path else None
     checked_count(len(train) - (0 if test else table_count(len(train))), options["validation"])
     _check_room([train, *([test] if test else [])], options["cache"])
     images = decoded(train, options)
     if test is None:
-        rest, part, said = part_for_the_table(images, options["data"], seed)
+        rest, part, said = part_for_the_table(images, options["data"])
         tell(
             f"no --test-data: {len(part):,} of the {len(images):,} images are kept for the table, and used for nothing else"
         )
@@ -37,9 +42,9 @@ def images_of_run(model, options: dict, seed: int, classes: int | None) -> tuple
     return images, found, f"{len(found):,} images of {path}"
 
 
-def part_for_the_table(images: Images, path: str, seed: int) -> tuple[Images, Images, str]:
+def part_for_the_table(images: Images, path: str) -> tuple[Images, Images, str]:
     """(the rest, what a run without --test-data measures on, what to call that)."""
-    rest, test = kept_for_the_table(images, seed)
+    rest, test = kept_for_the_table(images)
     return rest, test, f"{len(test):,} of the {len(images):,} images of {path}, kept apart from training"
 
 

@@ -146,11 +146,11 @@ def _images(ctx: click.Context, made: click.Context, teacher, student, options: 
         options = {**options, "data": params["test_data"], "labels": params["test_labels"]}
     float_model = logits_model(student, teacher)
     images = open_data(float_model, options, classes=classes_of(float_model), shape_of=student)
-    seed = params["split_seed"] if params["split_seed"] is not None else params["seed"]
     if of_run and params["test_data"] is None:
-        return part_for_the_table(images, options["data"], seed)[1:]
+        return part_for_the_table(images, options["data"])[1:]
     if typed("data") or of_run:
         return images, f"{len(images):,} images of {options['data']}"
+    seed = params["split_seed"] if params["split_seed"] is not None else params["seed"]
     return held_out_part(images, params["validation"], seed)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import click
 
-from onnx_distill.cli.numbers import joined
+from onnx_distill.cli.per_channel import joined
 
 ALL = "onnx_distill.help_all"  # in the context of a command whose help is to list every option
 FIRST, LAST = "Options", "General"  # of options that no section was given; of those that every command has

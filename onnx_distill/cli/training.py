@@ -203,7 +203,7 @@ def run(
         also = [load(path, input_shape, constants) for path in also_teachers]
         float_model = cut_model(original, logits)
         classes = classes_of(float_model)
-        images, test, said = images_of_run(float_model, ctx.params, config.held_out_seed, classes)
+        images, test, said = images_of_run(float_model, ctx.params, classes)
         sources = sources_of(ctx, data=images, test_data=test)
         done, exported = found_finished(ctx, folder, sources), path / student_file(weight_storage)
         if done is not None:

@@ -56,7 +56,8 @@ def find_images(
     listing = listed(path, labels)
     if listing is None:
         return Found(path, labels, preprocess, classes, None, None, open_arrays(path, labels, preprocess, classes))
-    shape = fixed_shape(path, shape)
+    channels, height, width = shape = fixed_shape(path, shape)
+    preprocess.replace(layout="NHWC").layout_of((len(listing.entries), height, width, channels))
     if listing.labels is not None:
         checked_labels(listing.labels, len(listing.entries), preprocess.label_offset, classes)
     return Found(path, labels, preprocess, classes, shape, listing, None)
