@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable
 
@@ -11,8 +12,9 @@ import numpy as np
 from onnx_distill import model as models
 from onnx_distill.cli.progress import Bar
 from onnx_distill.cli.terminal import tell_images, warn
-from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, is_collection, open_images
+from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, is_collection, open_files, open_images
 from onnx_distill.data.labels import read_class_names
+from onnx_distill.data.listing import is_image_file
 from onnx_distill.errors import InputError
 from onnx_distill.facts.provenance import file_sha256, provenance, stamp
 from onnx_distill.files.settings import read_settings
@@ -50,17 +52,27 @@ def open_data(model, options: dict, labelled: bool = True, classes: int | None =
     """The images that the options name, as the model wants them; image files in the size of `shape_of` (None: the model)."""
     path = Path(options["data"])
     shape = image_shape(shape_of if shape_of is not None else model) if is_collection(path) else None
-    workers = options["workers"] if options["workers"] is not None else os.cpu_count() or 0
-    decoding = Decoding(workers, options["cache"], options["max_broken"], _decoding_bar(), _tell_broken)
-    preprocess = _preprocess(model, options)
-    found = open_images(path, options["labels"] if labelled else None, preprocess, classes, shape, decoding)
+    preprocess = preprocess_of(model, options)
+    found = open_images(path, options["labels"] if labelled else None, preprocess, classes, shape, _decoding(options))
     if options.get("class_names"):
         found.class_names = read_class_names(Path(options["class_names"]), preprocess.label_offset, classes)
     tell_images(found, options["data"])
     return found
 
 
-def _preprocess(model, options: dict) -> Preprocess:
+def open_unlabelled(model, paths: Sequence[str], options: dict) -> Images:
+    """Images to be answered: image files one by one, or as a single path whatever open_data takes."""
+    if len(paths) == 1 and not is_image_file(Path(paths[0])):
+        return open_data(model, {**options, "data": paths[0]}, labelled=False)
+    return open_files(paths, preprocess_of(model, options), image_shape(model), _decoding(options))
+
+
+def _decoding(options: dict) -> Decoding:
+    workers = options["workers"] if options["workers"] is not None else os.cpu_count() or 0
+    return Decoding(workers, options["cache"], options["max_broken"], _decoding_bar(), _tell_broken)
+
+
+def preprocess_of(model, options: dict) -> Preprocess:
     """The model's own, then a preset, then a file, then single options: the later wins."""
     preprocess = Preprocess.of(model)
     if options["preset"]:

@@ -5,7 +5,7 @@ from onnx_distill.data.augment import Augment
 from onnx_distill.data.batches import Batch, batches
 from onnx_distill.data.given import Given, images_from
 from onnx_distill.data.images import Images, held_out_count, split
-from onnx_distill.data.open import Decoding, is_collection, open_images
+from onnx_distill.data.open import Decoding, is_collection, open_files, open_images
 from onnx_distill.data.preprocess import PRESETS, Preprocess
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "images_from",
     "is_collection",
     "batches",
+    "open_files",
     "open_images",
     "split",
 ]

@@ -11,15 +11,8 @@ from typing import Any, Optional
 import numpy as np
 
 from onnx_distill.compare import Layer
+from onnx_distill.predict import Answer
 from onnx_distill.run.result import Row
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A class, and the probability that a model gives it."""
-
-    number: int
-    share: float
 
 
 @dataclass(frozen=True)
