@@ -106,7 +106,11 @@ train_options = options(
             help="Continue the run in the output folder where it was interrupted; one that is finished is left as it is.",
         ),
         click.option(
-            "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of log.jsonl."
+            "--log-every",
+            type=click.IntRange(1),
+            default=10,
+            show_default=True,
+            help="Steps between lines of log.jsonl and log.csv.",
         ),
         click.option(
             "--tensorboard",

@@ -80,8 +80,8 @@ def train(
 
     Where no trained student is better by more than chance, the student that was given is exported, and every output says why.
 
-    Writes trained.qdq.onnx, student.int8.onnx, config.yaml, log.jsonl and report.html; with --seeds those of the best, and a
-    folder for each seed. Ctrl-C stops and keeps the best so far; a run that was killed goes on with --resume.
+    Writes trained.qdq.onnx, student.int8.onnx, config.yaml, log.jsonl, log.csv and report.html; with --seeds those of the best,
+    and a folder for each seed. Ctrl-C stops and keeps the best so far; a run that was killed goes on with --resume.
 
     \b
     Example: onnx-distill train student.qdq.onnx --teacher teacher.onnx \\
@@ -172,8 +172,8 @@ def run(
 ):
     """The whole way in one command: cut, quantize, train, export, and a table of what it gained.
 
-    Beside the models the folder gets report.html, report.json, config.yaml, log.jsonl and result.json. A run that was killed
-    goes on with --resume.
+    Beside the models the folder gets report.html, report.json, config.yaml, log.jsonl, log.csv and result.json. A run that was
+    killed goes on with --resume.
 
     \b
     Example: onnx-distill run teacher.onnx --data train.npz --test-data test.npz \\

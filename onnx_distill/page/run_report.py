@@ -31,6 +31,7 @@ from onnx_distill.ready.calibrated import ready
 from onnx_distill.ready.deployable import deployable, logits_model
 from onnx_distill.ready.measure import rows_of, scores_of
 from onnx_distill.run.folder import TRAINED, read_log, student_file
+from onnx_distill.run.log_table import AFTER
 from onnx_distill.run.result import Row
 
 COMPARED, BATCH = 256, 32  # images that noise is measured on: sums over all their activations hardly move after that
@@ -141,10 +142,11 @@ def _curves(log: list[dict[str, float]]) -> tuple[dict[int, dict[str, float]], l
     for line in log:
         if "loss" in line:
             steps[int(line["step"])] = line
-    epochs = {line["epoch"]: line["score"] for line in log if "score" in line}
-    last = max(epochs, default=0.0)
+    scores = {line["epoch"]: line for line in log if "score" in line}
+    last = max(scores, default=0.0)
     per_epoch = max(steps, default=0) / last if steps and last else 1.0
-    return dict(sorted(steps.items())), [(round(epoch * per_epoch), score) for epoch, score in sorted(epochs.items())]
+    at = lambda epoch: int(scores[epoch].get(AFTER, round(epoch * per_epoch)))  # noqa: E731  (older logs lack it)
+    return dict(sorted(steps.items())), [(at(epoch), scores[epoch]["score"]) for epoch in sorted(scores)]
 
 
 def _layers(trained: onnx.ModelProto, teacher: onnx.ModelProto, images: Images, threads: int) -> list[Layer]:
