@@ -16,6 +16,7 @@ from onnx_distill.data import Images
 from onnx_distill.facts.provenance import data_sha256, file_sha256
 from onnx_distill.page.run_report import PAGE, Measured, measured
 from onnx_distill.run.finished import Finished, finished
+from onnx_distill.run.refused import is_refused
 from onnx_distill.run.result import Row, read_rows, write_result
 
 
@@ -33,6 +34,8 @@ def found_finished(ctx: click.Context, folder: Path, sources: dict[str, str]) ->
     """What the run in the folder came to, where the running command is to continue one that is finished; it is told."""
     done = finished(folder, merged(ctx), sources) if ctx.params["resume"] else None
     if done is not None:
+        if ctx.params["max_drop"] is not None or is_refused(folder, ctx.params["weight_storage"]):
+            (folder / PAGE).unlink(missing_ok=True)  # the student is judged again: a page may say otherwise
         tell(f"{folder} is finished: nothing is left to train. For another training choose another folder.")
     return done
 

@@ -24,6 +24,7 @@ from onnx_distill.page.run_report import Measured, measured, report_of, write_re
 from onnx_distill.ready.deployable import classes_of, deployable, logits_model
 from onnx_distill.report import table
 from onnx_distill.run.folder import CONFIG, TRAINED, student_file
+from onnx_distill.run.refused import exported_in
 from onnx_distill.run.seeds import best_so_far
 
 RUN = "onnx_distill.run"  # in the context of `report`: that of the command that made the run
@@ -114,7 +115,7 @@ def report(ctx, run, teacher, threads, input_shape, constants, **options):
     params, storage = made.params, made.params["weight_storage"]
     original, trained = load(teacher, input_shape, constants), models.load(folder / TRAINED)
     images, said = _images(ctx, made, original, trained, options)
-    if not (folder / student_file(storage)).is_file():  # one seed of several has none of its own
+    if not exported_in(folder, storage).is_file():  # one seed of several has none of its own
         exported = deployable(trained, original, weight_storage=storage)
         models.save(exported, folder / student_file(storage))
     found = measured(folder, original, _student(params, folder), images, said, storage, threads)

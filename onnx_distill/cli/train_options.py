@@ -106,6 +106,12 @@ train_options = options(
             help="Continue the run in the output folder where it was interrupted; one that is finished is left as it is.",
         ),
         click.option(
+            "--max-drop",
+            type=click.FloatRange(0),
+            help="Percentage points that the student may lose against the float model: in top-1, without labels in equal answers; on the "
+            "images of the table, after `train` on those held out. One that loses more is refused, with exit code 1.",
+        ),
+        click.option(
             "--log-every",
             type=click.IntRange(1),
             default=10,

@@ -25,12 +25,13 @@ from onnx_distill.cli.general_options import (
 )
 from onnx_distill.cli.image_options import class_names_option, data_options
 from onnx_distill.cli.inputs import budget_of, chosen, load, open_data
+from onnx_distill.cli.judging import judge
 from onnx_distill.cli.looking import print_rows
 from onnx_distill.cli.progress import Run
 from onnx_distill.cli.quantize_options import quantize_options
 from onnx_distill.cli.reporting import finish, held_out_part
 from onnx_distill.cli.sections import command
-from onnx_distill.cli.terminal import tell, warn
+from onnx_distill.cli.terminal import QUIET, tell, warn
 from onnx_distill.cli.train_options import distill_options, train_options
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut as cut_model
@@ -40,6 +41,8 @@ from onnx_distill.ready import distillation
 from onnx_distill.ready.deployable import classes_of, deployable, logits_model
 from onnx_distill.run.finished import leave_facts
 from onnx_distill.run.folder import TRAINED, RunFolder, made_folder, student_file
+from onnx_distill.run.refused import lost_by_rows, lost_by_training
+from onnx_distill.run.result import mark_refused
 from onnx_distill.run.seeds import told_of_seeds, train_seeds
 from onnx_distill.run.watch import Watch
 from onnx_distill.training.profile import cost_table, costs
@@ -104,6 +107,8 @@ def train(
             trained, seeds = done.trained, done.seeds
         if done is None or not exported.is_file():
             models.save(deployable(trained.best.student, original, weight_storage=weight_storage), exported)
+        judged = lambda: (lost_by_training(trained.best.student), f"the {trained.best.images:,} held-out images")  # noqa: E731
+        exported, why = judge(ctx, exported, judged)
     _end(folder, trained, sources, seeds, config.profile)
     if report and not trained.interrupted and (done is None or lacks_report(path)):
         watch.stage("report")
@@ -119,6 +124,7 @@ def train(
         "kl": best.kl,
         "kept": trained.kept,
         **({"seeds": seeds} if seeds else {}),
+        **({"refused": why} if why else {}),
     }
     if as_json:
         click.echo(json.dumps({**result, "images_per_second": trained.images_per_second}))
@@ -126,7 +132,7 @@ def train(
         click.echo(f"{exported}: {_gain(trained)}")
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
-    _stop_code(ctx, trained)
+    _stop_code(ctx, trained, why, exported)
 
 
 @command(short_help="The whole way in one command, and a table.")
@@ -226,15 +232,17 @@ def run(
             )
             trained, seeds, rows = outcome.trained, next(iter(several), None), outcome.rows
             found = Measured(rows, outcome.scores, test, said) if report else None
+        exported, why = judge(ctx, exported, lambda: (lost_by_rows(rows), said))
+        mark_refused(path, why)
     _end(folder, trained, sources, seeds, config.profile)
-    print_rows(rows, as_json, seeds)
+    print_rows(rows, as_json, seeds, why)
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
     tell(f"{exported}: {_effort(trained)}")
     if found is not None:
         watch.stage("report")
         finish(ctx, folder.path, original, found)
-    _stop_code(ctx, trained)
+    _stop_code(ctx, trained, why, exported)
 
 
 def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, Watch]:
@@ -291,7 +299,9 @@ def _effort(trained: Trained) -> str:
     return f"trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s"
 
 
-def _stop_code(ctx, trained) -> None:
-    """1 for a training that diverged: there is a student, and something to look at."""
-    if "finite" in trained.stopped:
+def _stop_code(ctx, trained, refused: str, exported: Path) -> None:
+    """1 for a student that is refused, and for a training that diverged: there is something to look at."""
+    if refused:
+        tell(f"{refused}. It is kept as {exported}", QUIET)
+    if refused or "finite" in trained.stopped:
         ctx.exit(1)

@@ -44,6 +44,7 @@ class Report:
     title: str
     rows: list[Row]
     subtitle: str = ""
+    refused: str = ""  # why --max-drop refused the student
     measured_on: str = ""  # which images
     losses: list[tuple[int, float]] = field(default_factory=list)  # (step, loss)
     rates: list[tuple[int, float]] = field(default_factory=list)  # (step, learning rate)

@@ -25,6 +25,7 @@ def to_html(report: Report) -> str:
         for title, part in made
     )
     title, more = escape(report.title), f'<p class="soft">{escape(report.subtitle)}</p>' if report.subtitle else ""
+    more += f'<p class="bad"><b>{escape(report.refused)}.</b></p>' if report.refused else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title>\n<style>\n{STYLE}</style></head>\n<body>\n"

@@ -30,8 +30,9 @@ from onnx_distill.ready.adopt import adopt
 from onnx_distill.ready.calibrated import ready
 from onnx_distill.ready.deployable import deployable, logits_model
 from onnx_distill.ready.measure import rows_of, scores_of
-from onnx_distill.run.folder import TRAINED, read_log, student_file
+from onnx_distill.run.folder import TRAINED, read_log
 from onnx_distill.run.log_table import AFTER
+from onnx_distill.run.refused import exported_in
 from onnx_distill.run.result import Row
 
 COMPARED, BATCH = 256, 32  # images that noise is measured on: sums over all their activations hardly move after that
@@ -60,7 +61,7 @@ def measured(
     threads: int = 0,
 ) -> Measured:
     """Teacher, the QDQ student that training began with (None: not known) and the exported one of a run folder, side by side."""
-    trained, exported = load(folder / TRAINED), load(folder / student_file(storage))
+    trained, exported = load(folder / TRAINED), load(exported_in(folder, storage))
     models = {"float": teacher, "distilled" if _is_trained(provenance(exported)) else "PTQ": exported}
     if qdq is not None and "distilled" in models:
         began = deployable(adopt(qdq, logits_model(qdq, teacher)), teacher, None, storage)
@@ -79,13 +80,14 @@ def report_of(
     threads: int = 0,
 ) -> Report:
     """What a run found. config: its options, by their names on the command line; commands: that it can be repeated by."""
-    trained, exported = load(folder / TRAINED), folder / student_file(storage)
+    trained, exported = load(folder / TRAINED), exported_in(folder, storage)
     theirs, *_, ours = found.scores.values()
     steps, scores = _curves(read_log(folder))
     origin, classes = provenance(load(exported)), theirs.shape[1]
     return Report(
         title=str(exported),
         subtitle=_subtitle(origin, config),
+        refused=_sentence(origin.get("refused", "")),
         rows=found.rows,
         measured_on=found.said,
         losses=[(step, line["loss"]) for step, line in steps.items()],

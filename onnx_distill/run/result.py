@@ -28,6 +28,15 @@ def write_result(folder: Path, rows: list[Row], configs: dict[str, Any], kept: s
         temporary.write_text(json.dumps(summary, indent=1))
 
 
+def mark_refused(folder: Path, why: str) -> None:
+    """Write into the result why the student is refused; '': it is not."""
+    summary = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    changed = {**{name: value for name, value in summary.items() if name != "refused"}, **({"refused": why} if why else {})}
+    if changed != summary:
+        with replacing(folder / RESULT) as temporary:
+            temporary.write_text(json.dumps(changed, indent=1))
+
+
 def read_rows(folder: Path) -> list[Row] | None:
     """The rows that were written to the folder; None where there are none, or they are damaged."""
     try:
