@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from onnx_distill import model as models
-from onnx_distill.cli.configuration import command_line, merged
+from onnx_distill.cli.configuration import changed, command_line, merged
 from onnx_distill.cli.general_options import config_option, model_options, threads_option
 from onnx_distill.cli.image_options import class_names_option, data_options
 from onnx_distill.cli.inputs import load, open_data
@@ -36,7 +36,9 @@ def finish(ctx: click.Context, folder: Path, teacher, found: Measured) -> None:
     params = ctx.params
     commands = _commands(ctx, folder)
     try:
-        report = report_of(folder, teacher, found, merged(ctx), commands, params["weight_storage"], params["threads"])
+        report = report_of(
+            folder, teacher, found, merged(ctx), commands, params["weight_storage"], params["threads"], changed(ctx)
+        )
         tell(str(write_report(report, folder)))
     except InputError as error:
         warn(f"no report.html: {error}")
@@ -120,8 +122,9 @@ def report(ctx, run, teacher, threads, input_shape, constants, **options):
         models.save(exported, folder / student_file(storage))
     found = measured(folder, original, _student(params, folder), images, said, storage, threads)
     click.echo(table(found.rows))
-    page = write_report(report_of(folder, original, found, merged(made), _commands(made, folder), storage, threads), folder)
-    tell(str(page))
+    commands = _commands(made, folder)
+    page = report_of(folder, original, found, merged(made), commands, storage, threads, changed(made))
+    tell(str(write_report(page, folder)))
 
 
 def _images(ctx: click.Context, made: click.Context, teacher, student, options: dict[str, Any]) -> tuple[Images, str]:

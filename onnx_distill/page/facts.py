@@ -11,6 +11,7 @@ from typing import Any, Optional
 import numpy as np
 
 from onnx_distill.compare import Layer
+from onnx_distill.page.classes import ClassResult
 from onnx_distill.predict import Answer
 from onnx_distill.run.result import Row
 
@@ -50,13 +51,17 @@ class Report:
     rates: list[tuple[int, float]] = field(default_factory=list)  # (step, learning rate)
     scores: list[tuple[int, float]] = field(default_factory=list)  # (step, score of the held-out images, 0..1)
     score_of: str = ""  # what the score is
+    teacher_score: Optional[float] = None  # of the same images, 0..1
     layers: list[Layer] = field(default_factory=list)
     partings: Optional[Partings] = None
     confusion: Optional[np.ndarray] = None  # counts [classes, classes], teacher by student
+    classes: list[ClassResult] = field(default_factory=list)  # where there are labels
+    label_confusion: Optional[np.ndarray] = None  # counts [classes, classes], label by student
     class_names: dict[int, str] = field(default_factory=dict)
     disagreements: list[Disagreement] = field(default_factory=list)
     verification: Optional[dict[str, Any]] = None  # what `onnx-distill verify --json` said
     config: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)  # of config: what is not at its default
     commands: list[str] = field(default_factory=list)
     provenance: dict[str, str] = field(default_factory=dict)  # of the exported file
     versions: dict[str, str] = field(default_factory=dict)
