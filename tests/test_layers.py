@@ -115,6 +115,7 @@ def test_errors_numerics_targets_bits_and_config_import_nothing_of_ours_but_each
     assert found <= {(a, "errors") for a in ("numerics", "targets", "bits", "config")} | {
         ("config", "targets"),
         ("config", "bits"),
+        ("config", "option_names"),
     }
 
 
