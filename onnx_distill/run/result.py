@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,17 @@ class Row:
 
     name: str
     measured: Evaluation
+
+
+def records(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The rows for a table, pandas.DataFrame(records(rows)): plain names to plain values, latency by batch size."""
+    return [_record(row) for row in rows]
+
+
+def _record(row: Row) -> dict[str, Any]:
+    measured = asdict(row.measured)
+    latency = measured.pop("latency_seconds") or {}
+    return {"model": row.name, **measured, **{f"latency_seconds_batch_{size}": seconds for size, seconds in latency.items()}}
 
 
 def write_result(folder: Path, rows: list[Row], configs: dict[str, Any], kept: str = "") -> None:
