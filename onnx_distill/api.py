@@ -22,7 +22,6 @@ from onnx_distill.cut import cut
 from onnx_distill.data import PRESETS, Decoding, Images, Preprocess, images_from, is_collection, open_images
 from onnx_distill.data.given import Given
 from onnx_distill.errors import InputError
-from onnx_distill.evaluate import Evaluation
 from onnx_distill.facts.provenance import contents_sha256, file_sha256, provenance, stamp
 from onnx_distill.inspection import Inspection, inspect
 from onnx_distill.mixed.budget import Budget
@@ -31,8 +30,9 @@ from onnx_distill.pipeline import Outcome
 from onnx_distill.ready.deployable import deployable
 from onnx_distill.ready.distillation import distill
 from onnx_distill.ready.measure import measure
+from onnx_distill.report import Evaluations
 from onnx_distill.run.folder import RunFolder, made_folder
-from onnx_distill.run.watch import Watch
+from onnx_distill.run.shown import shown
 from onnx_distill.training.trained import Checkpoint, Progress, Trained
 
 
@@ -142,6 +142,7 @@ def train_model(
     overwrite: bool = False,
     on_step: Callable[[Progress], None] = lambda progress: None,
     on_evaluation: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    progress: bool = False,
 ) -> Trained:
     """The student distilled: the float teacher's logits, and with alpha below 1 the labels, train its weights, biases and steps.
 
@@ -151,7 +152,8 @@ def train_model(
     quarter, and 5,000 at most.
     folder: checkpoints and a log go there, and resume continues a run that was interrupted there, to the same bytes. overwrite: replace
     an earlier run in the folder, which is refused otherwise.
-    on_step is called after each step, on_evaluation after each evaluation (scores are shares, 0 to 1).
+    on_step is called after each step, on_evaluation after each evaluation (scores are shares, 0 to 1). progress: show a bar, in a
+    notebook its own kind.
     Where the student is the teacher's equal already (training.train "auto"), or training does not make it better by more than
     chance, best.student is the student as it was given, and the result's `kept` says why.
     The result's best.student is a QDQ model for export_model; its scores are (epoch, score) pairs, the first before training.
@@ -159,7 +161,7 @@ def train_model(
     training, and the result's `stopped` says so.
     """
     images = images_from(images)
-    watch = Watch(step=on_step, evaluation=on_evaluation)
+    watch = shown(progress).also(on_step, on_evaluation)
     if folder is None:
         return distill(student, teacher, images, validation, distillation, training, watch, None, also_teachers)
     with made_folder(folder) as path:
@@ -190,7 +192,7 @@ def evaluate_models(
     threads: int = 0,
     batch_sizes: Sequence[int] = (),
     logits: Optional[str] = None,
-) -> dict[str, Evaluation]:
+) -> Evaluations:
     """Each model on the same images, whole or cut, float or quantized; the first is what agreement and KL compare with.
 
     Top-1, top-5 and agreement are shares, 0 to 1, or None without labels; kl in nats; size_bytes of the file;
@@ -198,7 +200,7 @@ def evaluate_models(
     Raises InputError for a model without logits, and for labels outside its classes.
     """
     rows = measure(dict(named), images, threads, tuple(batch_sizes), logits)
-    return {row.name: row.measured for row in rows}
+    return Evaluations({row.name: row.measured for row in rows})
 
 
 def run_pipeline(
@@ -218,12 +220,14 @@ def run_pipeline(
     budget: Optional[Budget] = None,
     resume: bool = False,
     overwrite: bool = False,
+    progress: bool = False,
 ) -> Outcome:
     """The whole way: cut, quantize, train, export, and what float, PTQ and distilled are worth on the test images.
 
     Writes logits.onnx, student.qdq.onnx, trained.qdq.onnx, student.int8.onnx and result.json to the folder, which is made if need
     be. Arguments are those of the stages. test_images: None keeps a part of train_images for them, a tenth (of few images up to a quarter),
-    on which nothing is trained, calibrated or chosen. resume, overwrite: as in train_model. Raises InputError as they do, before anything is written where it can.
+    on which nothing is trained, calibrated or chosen. resume, overwrite: as in train_model. progress: say each stage and show a bar.
+    Raises InputError as they do, before anything is written where it can.
     """
     images = images_from(train_images)
     if test_images is None:
@@ -242,7 +246,7 @@ def run_pipeline(
             logits,
             samples,
             validation,
-            Watch().also(run.step, run.evaluation),
+            shown(progress).also(run.step, run.evaluation),
             run.store,
             weight_storage,
             also_teachers,

@@ -8,6 +8,7 @@ from typing import Optional
 
 from onnx_distill.bits import Rule, parse_rule
 from onnx_distill.errors import InputError
+from onnx_distill.option_names import by_option_names
 from onnx_distill.targets import DEFAULT, target_of
 
 
@@ -16,6 +17,7 @@ def _check(holds: bool, found: str, wanted: str) -> None:
         raise InputError(f"{found}; wanted {wanted}.")
 
 
+@by_option_names
 @dataclass(frozen=True)
 class QuantizeConfig:
     weight_bits: int = 8  # 2..8; 8 costs nothing, 4 wants training, 2 wants long training
@@ -76,6 +78,7 @@ class QuantizeConfig:
         return [parse_rule(text) for text in self.bits]
 
 
+@by_option_names
 @dataclass(frozen=True)
 class DistillConfig:
     temperature: float = 20.0  # T, softens both distributions; 1..20, the seed's 20 by default
@@ -110,6 +113,7 @@ MANY_IMAGES = 10_000  # below which the rate falls with their root
 GENTLEST = 0.1  # the least share of the usual rate; docs/experiments.md has all three
 
 
+@by_option_names
 @dataclass(frozen=True)
 class TrainConfig:
     train: str = "auto"  # auto | always: where the PTQ student is its teacher's equal already, auto does not train it

@@ -78,7 +78,7 @@ def top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
 
     Of equal scores the first counts as higher, as in argmax: top_k(s, l, 1) == mean(argmax(s) == l).
     """
-    _check_no_nan(scores)
+    check_no_nan(scores)
     if labels.shape != scores.shape[:1] or labels.min() < 0 or labels.max() >= scores.shape[1]:
         raise InputError(
             f"{len(labels)} labels from {labels.min()} to {labels.max()} for scores of shape {list(scores.shape)}; "
@@ -111,11 +111,12 @@ def kl_of_rows(teacher_logits: np.ndarray, student_logits: np.ndarray) -> np.nda
 def _check_same_shape(a: np.ndarray, b: np.ndarray) -> None:
     if a.shape != b.shape:
         raise InputError(f"teacher and student scores have shapes {list(a.shape)} and {list(b.shape)}; wanted the same.")
-    _check_no_nan(a)
-    _check_no_nan(b)
+    check_no_nan(a)
+    check_no_nan(b)
 
 
-def _check_no_nan(scores: np.ndarray) -> None:
+def check_no_nan(scores: np.ndarray) -> None:
+    """Raises InputError for scores [n, classes] of which some are no numbers."""
     bad = np.isnan(scores).any(axis=1)
     if bad.any():
         raise InputError(

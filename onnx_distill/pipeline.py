@@ -21,7 +21,7 @@ from onnx_distill.ready.calibrated import calibrated, drawn, image_shape, quanti
 from onnx_distill.ready.deployable import deployable
 from onnx_distill.ready.distillation import distill
 from onnx_distill.ready.measure import logits_of, rows_of, scores_of
-from onnx_distill.run.result import Row, forget_result, write_result
+from onnx_distill.run.result import Row, forget_result, records, write_result
 from onnx_distill.run.watch import Watch
 from onnx_distill.trainable.features import check_names
 from onnx_distill.training.fit import check_fit
@@ -85,7 +85,7 @@ def table_count(images: int) -> int:
     return held_out_count(images)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """The student's file, what was measured on the test images, the logits behind that (by row), and how it was trained."""
 
@@ -93,6 +93,19 @@ class Outcome:
     rows: list[Row]
     scores: dict[str, np.ndarray]
     trained: Trained
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{row.name} {_share(row)}" for row in self.rows)
+        return f"Outcome({self.student}: {shares}; {self.trained!r})"
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows for a table: pandas.DataFrame(outcome.records())."""
+        return records(self.rows)
+
+
+def _share(row: Row) -> str:
+    top1, agreement = row.measured.top1, row.measured.agreement
+    return f"top-1 {100 * top1:.2f} %" if top1 is not None else f"agreement {100 * (agreement or 0.0):.2f} %"
 
 
 def run(

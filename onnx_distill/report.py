@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from onnx_distill.run.result import Row
+from typing import Any
+
+from onnx_distill.evaluate import Evaluation
+from onnx_distill.run.result import Row, records
 from onnx_distill.training.score import share_error
 
 FEW = 2500  # images; with more the standard error of a share near 95 % is below half a point
@@ -58,3 +61,17 @@ def _latency(row: Row, first: Row, size: int) -> str:
         return "-"
     ratio = base / seconds
     return f"{1000 * seconds:.3f} ({ratio:.2f}x)"
+
+
+class Evaluations(dict[str, Evaluation]):
+    """Name -> what was measured; shown as the table that `onnx-distill eval` prints."""
+
+    def __repr__(self) -> str:
+        return table(self._rows()) if self else "{}"
+
+    def records(self) -> list[dict[str, Any]]:
+        """For a table: pandas.DataFrame(found.records())."""
+        return records(self._rows())
+
+    def _rows(self) -> list[Row]:
+        return [Row(name, measured) for name, measured in self.items()]

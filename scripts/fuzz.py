@@ -370,12 +370,12 @@ DAMAGE = [
 
 def whole_way(path: Path) -> str:
     """How far the file came. Raises InputError where it is refused, AssertionError where an answer is wrong."""
-    from onnx_distill import artifacts, cut, inspect, model, normalize, pipeline
+    from onnx_distill import artifacts, cut, inspection, model, normalize, pipeline
     from onnx_distill.config import DistillConfig, QuantizeConfig
     from onnx_distill.training import step
 
     loaded = model.load(path)
-    inspect.render(inspect.inspect(loaded))
+    inspect.render(inspection.inspect(loaded))
     images = _images(loaded)
     made, _ = normalize.normalize(loaded)
     _compare(loaded, made, images)

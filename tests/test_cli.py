@@ -352,7 +352,7 @@ def test_train_with_json_says_what_it_gained(given, out):
     assert Path(said["student"]).is_file() and not said["kept"]
     assert said["kl"] in [line["kl"] for line in logged if "kl" in line] and said["kl"] < logged[0]["kl"] / 2
     assert sorted(path.name for path in (out / "run").iterdir()) == [
-        *("config.yaml", "log.jsonl", "student.int8.onnx", "trained.json", "trained.qdq.onnx")
+        *("config.yaml", "log.csv", "log.jsonl", "student.int8.onnx", "trained.json", "trained.qdq.onnx")
     ]
     assert "epoch 2.00" in result.err
 
@@ -438,7 +438,7 @@ def test_run_brings_a_3_bit_student_near_the_teacher_and_prints_json_alone(slice
     assert result.code == 0, result.err
     before, ptq, distilled = (row["top1"] for row in json.loads(result.out))
     assert before > 0.9 and distilled > ptq + 0.02  # measured: 0.95, 0.82 and 0.93
-    names = ["config.yaml", "log.jsonl", "logits.onnx", "report.html", "report.json", "result.json"]
+    names = ["config.yaml", "log.csv", "log.jsonl", "logits.onnx", "report.html", "report.json", "result.json"]
     names += ["student.int8.onnx", "student.qdq.onnx", "trained.json", "trained.qdq.onnx"]
     assert sorted(path.name for path in (out / "run").iterdir()) == names
     stages = [line for line in result.err.splitlines() if line.startswith("== ")]

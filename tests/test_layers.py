@@ -19,8 +19,8 @@ RANK = {
     "cli": 6,
     "page.run_report": 5,
     "page": 4,
-    **dict.fromkeys(("run.folder", "run.finished", "run.seeds"), 3),
-    **dict.fromkeys(("run.tensorboard", "run.result", "run.watch"), 2),
+    **dict.fromkeys(("run.folder", "run.finished", "run.refused", "run.seeds"), 3),
+    **dict.fromkeys(("run.tensorboard", "run.result", "run.shown", "run.watch"), 2),
     "verify": 2,
     **dict.fromkeys(("mixed.sensitivity", "mixed.budget"), 2),
     **dict.fromkeys(
@@ -118,6 +118,7 @@ def test_errors_numerics_targets_bits_and_config_import_nothing_of_ours_but_each
     assert found <= {(a, "errors") for a in ("numerics", "targets", "bits", "config")} | {
         ("config", "targets"),
         ("config", "bits"),
+        ("config", "option_names"),
     }
 
 

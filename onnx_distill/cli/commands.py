@@ -24,6 +24,7 @@ from onnx_distill.cli.general_options import (
 from onnx_distill.cli.image_options import data_options
 from onnx_distill.cli.inputs import budget_of, chosen, load, open_data
 from onnx_distill.cli.looking import compare, evaluate, inspect, verify
+from onnx_distill.cli.predicting import predict
 from onnx_distill.cli.quantize_options import quantize_options
 from onnx_distill.cli.ranking import sensitivity
 from onnx_distill.cli.reporting import report as report_command
@@ -127,4 +128,7 @@ def export(student, teacher, target, weight_storage, as_json, output):
     click.echo(json.dumps(result) if as_json else f"{output}: {made.ByteSize():,} bytes")
 
 
-ALL = (inspect, cut, quantize, train, export, evaluate, run, compare, sensitivity, verify, report_command, completion)
+ALL = (
+    *(inspect, cut, quantize, train, export, evaluate, predict),
+    *(run, compare, sensitivity, verify, report_command, completion),
+)

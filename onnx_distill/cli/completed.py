@@ -18,6 +18,7 @@ from onnx_distill.facts.provenance import contents_sha256, file_sha256
 from onnx_distill.page.run_report import PAGE, Measured, measured
 from onnx_distill.run.finished import Finished, finished
 from onnx_distill.run.folder import RunFolder
+from onnx_distill.run.refused import is_refused
 from onnx_distill.run.result import Row, read_rows, write_result
 
 
@@ -35,11 +36,14 @@ def found_finished(ctx: click.Context, folder: RunFolder, sources: dict[str, str
     """What the run in the folder came to, where the running command is to continue one that is finished; it is told.
 
     Raises InputError where it is a run with other options or of other images, finished or not."""
-    done = finished(folder.path, merged(ctx), sources) if ctx.params["resume"] else None
+    path = folder.path
+    done = finished(path, merged(ctx), sources) if ctx.params["resume"] else None
     if done is None:
         folder.check_images(sources["data"])
-    else:
-        tell(f"{folder.path} is finished: nothing is left to train. For another training choose another folder.")
+        return None
+    if ctx.params["max_drop"] is not None or is_refused(path, ctx.params["weight_storage"]):
+        (path / PAGE).unlink(missing_ok=True)  # the student is judged again: a page may say otherwise
+    tell(f"{path} is finished: nothing is left to train. For another training choose another folder.")
     return done
 
 

@@ -43,14 +43,25 @@ def merged(ctx: click.Context) -> dict[str, Any]:
 
 def command_line(ctx: click.Context) -> str:
     """What one would type to do the same: arguments, then each option that is not at its default."""
-    words = ["onnx-distill", str(ctx.info_name)]
-    parameters = [p for p in ctx.command.params if p.name not in NOT_SAVED and ctx.params.get(p.name) not in (None, (), "")]
-    words += [str(ctx.params[p.name]) for p in parameters if isinstance(p, click.Argument)]
-    for option in parameters:
-        value = ctx.params[option.name]
-        if isinstance(option, click.Option) and value != (False if _is_plain_flag(option) else option.default):
-            words += _typed(option, value)
+    words, found = ["onnx-distill", str(ctx.info_name)], _changed(ctx)
+    words += [str(ctx.params[parameter.name]) for parameter in found if isinstance(parameter, click.Argument)]
+    for option in found:
+        words += _typed(option, ctx.params[option.name]) if isinstance(option, click.Option) else []
     return shlex.join(words)
+
+
+def changed(ctx: click.Context) -> dict[str, Any]:
+    """What `merged` gives, of arguments and of options that are not at their defaults."""
+    return {_name(parameter): _plain(ctx.params[parameter.name]) for parameter in _changed(ctx)}
+
+
+def _changed(ctx: click.Context) -> list[click.Parameter]:
+    given = [p for p in ctx.command.params if p.name not in NOT_SAVED and ctx.params.get(p.name) not in (None, (), "")]
+    return [p for p in given if not isinstance(p, click.Option) or ctx.params[p.name] != _default(p)]
+
+
+def _default(option: click.Option) -> Any:
+    return False if _is_plain_flag(option) else option.default
 
 
 def _is_plain_flag(option: click.Option) -> bool:
@@ -96,7 +107,7 @@ def _as_key(flag: str) -> str:
 
 def _value(path, name: str, key: _Key, value: Any, ctx: click.Context) -> Any:
     parameter = key.parameter
-    several = getattr(parameter, "multiple", False)
+    several = getattr(parameter, "multiple", False) or parameter.nargs == -1
     if isinstance(value, dict):
         raise InputError(f"{path} has {name}: {value!r}; wanted a value, or a list of them.")
     if getattr(parameter, "is_flag", False):

@@ -8,20 +8,7 @@ from onnx_distill.cli.options import options
 from onnx_distill.cli.per_channel import numbers
 from onnx_distill.data import PRESETS
 
-data_options = options(
-    click.option(
-        "--data",
-        required=True,
-        type=click.Path(),
-        help="Images: a folder per class, one flat folder, a tar, tars ('train-{000..003}.tar', or a folder of them), .npy, .npz "
-        "(images, labels) or IDX, gzipped or not.",
-    ),
-    click.option(
-        "--labels",
-        type=click.Path(dir_okay=False),
-        help="Labels: .npy, .npz, IDX or one number a line; for a folder, lines of `name label`. Default: folder names, "
-        "beside an IDX file, in an .npz or tar.",
-    ),
+reading_options = options(
     click.option(
         "--preset",
         type=click.Choice(sorted(PRESETS)),
@@ -57,6 +44,23 @@ data_options = options(
         default=None,
         help="Added to every label: 1 for a background class at 0. Default: from the metadata, else 0.",
     ),
+    section="Images",
+)
+data_options = options(
+    click.option(
+        "--data",
+        required=True,
+        type=click.Path(),
+        help="Images: a folder per class, one flat folder, a tar, tars ('train-{000..003}.tar', or a folder of them), .npy, .npz "
+        "(images, labels) or IDX, gzipped or not.",
+    ),
+    click.option(
+        "--labels",
+        type=click.Path(dir_okay=False),
+        help="Labels: .npy, .npz, IDX or one number a line; for a folder, lines of `name label`. Default: folder names, "
+        "beside an IDX file, in an .npz or tar.",
+    ),
+    reading_options,
     section="Images",
 )
 class_names_option = options(

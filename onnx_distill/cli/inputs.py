@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable
 
@@ -11,8 +12,9 @@ import numpy as np
 from onnx_distill import model as models
 from onnx_distill.cli.progress import Bar
 from onnx_distill.cli.terminal import tell_images, warn
-from onnx_distill.data import PRESETS, Decoding, Found, Images, Preprocess, find_images, is_collection
+from onnx_distill.data import PRESETS, Decoding, Found, Images, Preprocess, find_images, is_collection, open_files
 from onnx_distill.data.labels import read_class_names
+from onnx_distill.data.listing import is_image_file
 from onnx_distill.errors import InputError
 from onnx_distill.facts.provenance import file_sha256, provenance, stamp
 from onnx_distill.files.settings import read_settings
@@ -53,7 +55,7 @@ def open_data(model, options: dict, labelled: bool = True, classes: int | None =
 
 def find_data(model, options: dict, labelled: bool = True, classes: int | None = None, shape_of=None) -> Found:
     """What open_data would open. Raises InputError for all that can be refused before an image is decoded."""
-    path, preprocess = Path(options["data"]), _preprocess(model, options)
+    path, preprocess = Path(options["data"]), preprocess_of(model, options)
     _class_names(options, preprocess, classes)
     _decoding(options)
     shape = image_shape(shape_of if shape_of is not None else model) if is_collection(path) else None
@@ -78,7 +80,14 @@ def _class_names(options: dict, preprocess: Preprocess, classes: int | None) -> 
     return read_class_names(Path(path), preprocess.label_offset, classes) if path else {}
 
 
-def _preprocess(model, options: dict) -> Preprocess:
+def open_unlabelled(model, paths: Sequence[str], options: dict) -> Images:
+    """Images to be answered: image files one by one, or as a single path whatever open_data takes."""
+    if len(paths) == 1 and not is_image_file(Path(paths[0])):
+        return open_data(model, {**options, "data": paths[0]}, labelled=False)
+    return open_files(paths, preprocess_of(model, options), image_shape(model), _decoding(options))
+
+
+def preprocess_of(model, options: dict) -> Preprocess:
     """The model's own, then a preset, then a file, then single options: the later wins."""
     preprocess = Preprocess.of(model)
     if options["preset"]:

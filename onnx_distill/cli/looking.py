@@ -218,9 +218,11 @@ def _sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def print_rows(rows: list[Row], as_json: bool, seeds: dict | None = None) -> None:
-    """seeds: what is known of the seeds that the last row is the best of."""
+def print_rows(rows: list[Row], as_json: bool, seeds: dict | None = None, refused: str = "") -> None:
+    """Of the last row: what is known of the seeds that it is the best of, and why it is refused, where it is."""
     as_data = [{"name": row.name, **asdict(row.measured)} for row in rows]
     if seeds is not None:
         as_data[-1]["seeds"] = seeds
+    if refused:
+        as_data[-1]["refused"] = refused
     click.echo(json.dumps(as_data, indent=1) if as_json else table(rows))

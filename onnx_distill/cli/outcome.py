@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from onnx_distill.cli.terminal import tell, warn
+from onnx_distill.cli.terminal import QUIET, tell, warn
 from onnx_distill.run.finished import leave_facts
 from onnx_distill.run.folder import RunFolder
 from onnx_distill.training.profile import cost_table, costs
@@ -43,7 +43,9 @@ def effort(trained: Trained) -> str:
     return f"trained on {trained.images:,} images at {trained.images_per_second:.0f} images/s"
 
 
-def stop_code(ctx, trained) -> None:
-    """1 for a training that diverged: there is a student, and something to look at."""
-    if "finite" in trained.stopped:
+def stop_code(ctx, trained: Trained, refused: str, exported: Path) -> None:
+    """1 for a student that is refused, and for a training that diverged: there is something to look at."""
+    if refused:
+        tell(f"{refused}. It is kept as {exported}", QUIET)
+    if refused or "finite" in trained.stopped:
         ctx.exit(1)

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from onnx_distill import model as models
-from onnx_distill.cli.configuration import command_line, merged
+from onnx_distill.cli.configuration import changed, command_line, merged
 from onnx_distill.cli.general_options import config_option, latency_option, model_options, threads_option
 from onnx_distill.cli.image_options import class_names_option, data_options
 from onnx_distill.cli.inputs import load, open_data
@@ -26,6 +26,7 @@ from onnx_distill.page.run_report import Measured, measured, report_of, write_re
 from onnx_distill.ready.deployable import classes_of, deployable, logits_model
 from onnx_distill.report import table
 from onnx_distill.run.folder import CONFIG, TRAINED, student_file
+from onnx_distill.run.refused import exported_in
 from onnx_distill.run.seeds import best_so_far
 
 RUN = "onnx_distill.run"  # in the context of `report`: that of the command that made the run
@@ -47,7 +48,9 @@ def finish(ctx: click.Context, folder: Path, teacher, found: Measured) -> None:
     params = ctx.params
     commands = _commands(ctx, folder)
     try:
-        report = report_of(folder, teacher, found, merged(ctx), commands, params["weight_storage"], params["threads"])
+        report = report_of(
+            folder, teacher, found, merged(ctx), commands, params["weight_storage"], params["threads"], changed(ctx)
+        )
         tell(str(write_report(report, folder)))
     except InputError as error:
         warn(f"no report.html: {error}")
@@ -127,13 +130,14 @@ def report(ctx, run, teacher, latency, threads, input_shape, constants, **option
     params, storage = made.params, made.params["weight_storage"]
     original, trained = load(teacher, input_shape, constants), models.load(folder / TRAINED)
     images, said = _images(ctx, made, original, trained, options)
-    if not (folder / student_file(storage)).is_file():  # one seed of several has none of its own
+    if not exported_in(folder, storage).is_file():  # one seed of several has none of its own
         exported = deployable(trained, original, weight_storage=storage)
         models.save(exported, folder / student_file(storage))
     found = measured(folder, original, _student(params, folder), images, said, storage, threads, batch_sizes_of(ctx.params))
     click.echo(table(found.rows))
-    page = write_report(report_of(folder, original, found, merged(made), _commands(made, folder), storage, threads), folder)
-    tell(str(page))
+    commands = _commands(made, folder)
+    page = report_of(folder, original, found, merged(made), commands, storage, threads, changed(made))
+    tell(str(write_report(page, folder)))
 
 
 def _images(ctx: click.Context, made: click.Context, teacher, student, options: dict[str, Any]) -> tuple[Images, str]:

@@ -111,7 +111,17 @@ train_options = options(
             help="Replace an earlier run in the output folder; without it and --resume, a folder that has one is refused.",
         ),
         click.option(
-            "--log-every", type=click.IntRange(1), default=10, show_default=True, help="Steps between lines of log.jsonl."
+            "--max-drop",
+            type=click.FloatRange(0),
+            help="Percentage points that the student may lose against the float model: in top-1, without labels in equal answers; on the "
+            "images of the table, after `train` on those held out. One that loses more is refused, with exit code 1.",
+        ),
+        click.option(
+            "--log-every",
+            type=click.IntRange(1),
+            default=10,
+            show_default=True,
+            help="Steps between lines of log.jsonl and log.csv.",
         ),
         click.option(
             "--tensorboard",

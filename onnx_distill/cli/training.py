@@ -25,6 +25,7 @@ from onnx_distill.cli.general_options import (
 )
 from onnx_distill.cli.image_options import class_names_option, data_options
 from onnx_distill.cli.inputs import budget_of, chosen, load
+from onnx_distill.cli.judging import judge
 from onnx_distill.cli.looking import print_rows
 from onnx_distill.cli.options import options as listed
 from onnx_distill.cli.outcome import effort, end_run, gain, stop_code
@@ -42,7 +43,8 @@ from onnx_distill.page.run_report import Measured, measured
 from onnx_distill.ready import distillation
 from onnx_distill.ready.deployable import classes_of, deployable, logits_model
 from onnx_distill.run.folder import TRAINED, RunFolder, made_folder, student_file
-from onnx_distill.run.result import forget_result
+from onnx_distill.run.refused import lost_by_rows, lost_by_training
+from onnx_distill.run.result import forget_result, mark_refused
 from onnx_distill.run.seeds import told_of_seeds, train_seeds
 from onnx_distill.run.watch import Watch
 from onnx_distill.training.trained import Trained
@@ -88,8 +90,8 @@ def train(
 
     Where no trained student is better by more than chance, the student that was given is exported, and every output says why.
 
-    Writes trained.qdq.onnx, student.int8.onnx, config.yaml, log.jsonl and report.html; with --seeds those of the best, and a
-    folder for each seed. Ctrl-C stops and keeps the best so far; a run that was killed goes on with --resume.
+    Writes trained.qdq.onnx, student.int8.onnx, config.yaml, log.jsonl, log.csv and report.html; with --seeds those of the best,
+    and a folder for each seed. Ctrl-C stops and keeps the best so far; a run that was killed goes on with --resume.
 
     \b
     Example: onnx-distill train student.qdq.onnx --teacher teacher.onnx \\
@@ -113,6 +115,8 @@ def train(
             trained, seeds = done.trained, done.seeds
         if done is None or not exported.is_file():
             models.save(deployable(trained.best.student, original, weight_storage=weight_storage), exported)
+        judged = lambda: (lost_by_training(trained.best.student), f"the {trained.best.images:,} held-out images")  # noqa: E731
+        exported, why = judge(ctx, exported, judged)
     end_run(folder, trained, sources, seeds, config.profile)
     if report and not trained.interrupted and (done is None or lacks_report(path)):
         watch.stage("report")
@@ -129,6 +133,7 @@ def train(
         "kl": best.kl,
         "kept": trained.kept,
         **({"seeds": seeds} if seeds else {}),
+        **({"refused": why} if why else {}),
     }
     if as_json:
         click.echo(json.dumps({**result, "images_per_second": trained.images_per_second}))
@@ -136,7 +141,7 @@ def train(
         click.echo(f"{exported}: {gain(trained)}")
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
-    stop_code(ctx, trained)
+    stop_code(ctx, trained, why, exported)
 
 
 @command(short_help="The whole way in one command, and a table.", few=FEW)
@@ -184,8 +189,8 @@ def run(
 ):
     """The whole way in one command: cut, quantize, train, export, and a table of what it gained.
 
-    Beside the models the folder gets report.html, report.json, config.yaml, log.jsonl and result.json. A run that was killed
-    goes on with --resume.
+    Beside the models the folder gets report.html, report.json, config.yaml, log.jsonl, log.csv and result.json. A run that was
+    killed goes on with --resume.
 
     \b
     Example: onnx-distill run model.onnx --data photos --preset imagenet -o run
@@ -243,15 +248,17 @@ def run(
             )
             trained, seeds, rows = outcome.trained, next(iter(several), None), outcome.rows
             found = Measured(rows, outcome.scores, test, said) if report else None
+        exported, why = judge(ctx, exported, lambda: (lost_by_rows(rows), said))
+        mark_refused(path, why)
     end_run(folder, trained, sources, seeds, config.profile)
-    print_rows(rows, as_json, seeds)
+    print_rows(rows, as_json, seeds, why)
     if seeds and not as_json:
         click.echo(told_of_seeds(seeds))
     tell(f"{exported}: {effort(trained)}")
     if found is not None:
         watch.stage("report")
         finish(ctx, folder.path, original, found)
-    stop_code(ctx, trained)
+    stop_code(ctx, trained, why, exported)
 
 
 def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolder, Watch]:

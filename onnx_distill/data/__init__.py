@@ -6,7 +6,7 @@ from onnx_distill.data.batches import Batch, batches
 from onnx_distill.data.found import Found, find_images
 from onnx_distill.data.given import Given, images_from
 from onnx_distill.data.images import Images, checked_count, held_out_count, split
-from onnx_distill.data.open import Decoding, is_collection, open_images
+from onnx_distill.data.open import Decoding, is_collection, open_files, open_images
 from onnx_distill.data.preprocess import PRESETS, Preprocess
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "images_from",
     "is_collection",
     "batches",
+    "open_files",
     "open_images",
     "split",
 ]

@@ -35,6 +35,13 @@ class Images(ABC):
     def subset(self, indices: np.ndarray) -> Images:
         """The images (and labels) at these positions, in that order; shares what is stored."""
 
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.read(np.arange(1)).shape[1:])) if len(self) else "of no size"
+        labels = (
+            "no labels" if self.labels is None or not len(self) else f"labels {self.labels.min()} to {self.labels.max()}"
+        )
+        return f"{type(self).__name__}({len(self):,} images {shape}, {labels})"
+
     def name(self, position: int) -> str:
         """What to call the image at this position before a reader."""
         return f"image {position}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +63,22 @@ def list_folder(folder: str | os.PathLike) -> Listing:
     return Listing(entries, labels, tuple(name for name, _ in by_class))
 
 
+def list_files(paths: Sequence[str | os.PathLike]) -> Listing:
+    """Single image files, in the order given and named as given; no labels. Raises InputError for one that is missing or no image file."""
+    for path in map(Path, paths):
+        if not path.exists():
+            beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise InputError(f"no file {path}{closest(path.name, beside)}")
+        if not is_image_file(path):
+            raise InputError(f"{path} is no image file; wanted files ending in {', '.join(sorted(SUFFIXES))}.")
+    return Listing(tuple(Entry(os.fspath(path), os.fspath(path)) for path in paths), None)
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether the file is named like an image."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
 def list_file(folder: str | os.PathLike, names: str | os.PathLike) -> Listing:
     """The images of a text file, a `name label` a line, names relative to `folder`; blank lines and # comments are left out.
 
@@ -98,7 +115,7 @@ def _images_in(folder: Path, deep: bool = False) -> list[Path]:
             continue
         if deep and child.is_dir():
             found += _images_in(child, deep)
-        elif child.suffix.lower() in SUFFIXES and child.is_file():
+        elif is_image_file(child):
             found.append(child)
     return found
 

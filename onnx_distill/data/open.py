@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
@@ -10,7 +11,7 @@ from typing import Callable, Optional
 from onnx_distill.data.arrays import ArrayImages, open_arrays
 from onnx_distill.data.decoded import Decoded, decode_all, refuse_broken
 from onnx_distill.data.images import Images
-from onnx_distill.data.listing import Listing, list_file, list_folder
+from onnx_distill.data.listing import Listing, list_file, list_files, list_folder
 from onnx_distill.data.preprocess import AS_STORED, Preprocess
 from onnx_distill.data.shards import list_shards, shards_at
 from onnx_distill.errors import InputError
@@ -51,9 +52,23 @@ def open_images(
     listing = listing or listed(path, labels)
     if listing is None:
         return open_arrays(path, labels, preprocess, classes)
-    decoded = decode_all(
-        listing, preprocess.framing(fixed_shape(path, shape)), decoding.workers, decoding.cache, decoding.on_progress
-    )
+    return _decoded(listing, preprocess, classes, fixed_shape(path, shape), decoding)
+
+
+def open_files(
+    paths: Sequence[str | os.PathLike],
+    preprocess: Preprocess = AS_STORED,
+    shape: tuple[int, ...] | None = None,
+    decoding: Decoding = Decoding(),
+) -> Images:
+    """Single image files, without labels, in the order given. shape, and what is raised: as in open_images."""
+    return _decoded(list_files(paths), preprocess, None, fixed_shape("image files", shape), decoding)
+
+
+def _decoded(
+    listing: Listing, preprocess: Preprocess, classes: int | None, shape: tuple[int, ...], decoding: Decoding
+) -> Images:
+    decoded = decode_all(listing, preprocess.framing(shape), decoding.workers, decoding.cache, decoding.on_progress)
     refuse_broken(decoded, decoding.most_broken)
     decoding.on_decoded(decoded)
     names = [entry.name for entry in listing.entries]
@@ -62,11 +77,11 @@ def open_images(
     return images if not decoded.broken else images.subset(decoded.rows)
 
 
-def fixed_shape(path: Path, shape: tuple[int, ...] | None) -> tuple[int, ...]:
+def fixed_shape(what: str | Path, shape: tuple[int, ...] | None) -> tuple[int, ...]:
     """The shape, where image files can be scaled to it. Raises InputError otherwise."""
     if shape is None or len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise InputError(
-            f"images of {path} cannot be scaled to the model's input {shape}; wanted fixed sizes: --input-shape C,H,W."
+            f"images of {what} cannot be scaled to the model's input {shape}; wanted fixed sizes: --input-shape C,H,W."
         )
     return shape
 

@@ -6,8 +6,9 @@ logits              value that the teacher was cut at
 target, weight_bits, activation_bits, calibration, rounding   how it was quantized
 bits                where layers have bits of their own: how many have which
 temperature, alpha, epochs, data_sha256                  how it was trained, and on what
-score_of, score_before, score_after                      on held-out images, before and after training
+score_of, score_before, score_after, score_teacher       on held-out images: before and after training, and the teacher's own
 kept                why it is the PTQ model and not a trained one, where it is
+refused             why --max-drop refused it, where it did
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ BYTES, CHUNK = 2**30, 2**24  # that a fingerprint of every image reads, a second
 SAMPLES = 256  # images that go into a fingerprint, evenly spread, beside the number of all and every label
 KEYS = (
     "tool teacher_sha256 logits target weight_bits activation_bits bits calibration rounding temperature alpha epochs data_sha256 "
-    "score_of score_before score_after kept weight_storage"
+    "score_of score_before score_after score_teacher kept refused weight_storage"
 ).split()
 
 

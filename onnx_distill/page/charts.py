@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 from types import ModuleType
+from typing import Optional
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from onnx_distill.errors import InputError
 # What stands for a colour while matplotlib draws, and becomes the page's own; no chart uses these otherwise.
 INK, FIRST, SECOND, LINE = "#010203", "#040506", "#070809", "#0a0b0c"
 PAGE = {INK: "currentColor", FIRST: "var(--first)", SECOND: "var(--second)", LINE: "var(--line)"}
-HALF, FULL = 4.0, 9.0  # inches; the page scales them to a third of its width, and to all of it
+HALF, WIDE = 4.0, 5.0  # inches; the page scales them to a third of its width, and to half of it
+NAMED, MOST_TICKS = 5, 8  # of the noisiest values; numbers below a chart
+STEPS = [factor * 10**power for power in range(7) for factor in (1, 2, 5)]
 
 
 def pyplot() -> ModuleType:
@@ -31,14 +34,24 @@ def pyplot() -> ModuleType:
     return plt
 
 
-def line(points: Sequence[tuple[float, float]], name: str, said: str, logarithmic: bool = False, marker: str = "") -> str:
-    """One value by step. said: what the chart shows, for those who cannot see it."""
+def line(
+    points: Sequence[tuple[float, float]],
+    name: str,
+    said: str,
+    logarithmic: bool = False,
+    marker: str = "",
+    level: Optional[float] = None,
+) -> str:
+    """One value by step. said: what the chart shows, for those who cannot see it. level: the float model's value, a line across."""
     figure, axes = _figure(HALF, 2.4)
-    axes.plot(*zip(*points), color=FIRST, linewidth=1.6, marker=marker, markersize=4)
+    axes.plot(*zip(*points), color=FIRST, linewidth=1.6, marker=marker, markersize=4, label="student")
+    if level is not None:
+        axes.axhline(level, color=SECOND, linewidth=1.6, linestyle="--", label="float")
+        axes.legend(frameon=False, labelcolor=INK, fontsize=9, loc="best")
     axes.set_xlabel("step")
     axes.set_title(name, loc="left", fontsize=11)
     axes.margins(x=0.02)
-    _scale(axes, [value for _, value in points], logarithmic)
+    _scale(axes, [value for _, value in points] + ([] if level is None else [level]), logarithmic)
     return _svg(figure, said)
 
 
@@ -57,32 +70,50 @@ def _scale(axes, values: list[float], logarithmic: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def noise(layers: list[Layer], said: str) -> str:
-    """Signal to quantization noise and bits of each quantized value, in the order of the graph, numbered as in the table."""
-    figure, (above, below) = _figure(FULL, 4.2, rows=2, heights=(3, 1))
-    for kind, colour, marker in (("weight", FIRST, "s"), ("activation", SECOND, "o")):
-        shown = [(number, layer) for number, layer in enumerate(layers, start=1) if layer.kind == kind]
-        known = [
-            (number, layer.noise_db) for number, layer in shown if layer.noise_db is not None and np.isfinite(layer.noise_db)
-        ]
-        style = dict(color=colour, marker=marker, markersize=4.5, linewidth=0, label=f"{kind}s")
-        if known:
-            above.plot(*zip(*known), **style)
-        if shown:
-            below.plot(*zip(*((number, layer.bits) for number, layer in shown)), **style)
-    above.set_ylabel("signal to noise, dB")
-    above.legend(
-        frameon=False, labelcolor=INK, loc="upper right", ncols=2, bbox_to_anchor=(1.0, 1.13), borderpad=0, fontsize=10
+def noise(layers: list[Layer], kind: str) -> str:
+    """Signal to quantization noise and bits of each weight, or activation, in the order of the graph, numbered as in the table; the
+    noisiest are named."""
+    shown = [(number, layer) for number, layer in enumerate(layers, start=1) if layer.kind == kind]
+    known = [(n, layer) for n, layer in shown if layer.noise_db is not None and np.isfinite(layer.noise_db)]
+    said = f"Signal to noise and bits of {len(shown)} {kind}s; the table below says the same in numbers"
+    figure, (above, below) = _figure(WIDE, 3.4, rows=2, heights=(3, 1))
+    style = dict(
+        color=FIRST if kind == "weight" else SECOND, marker="s" if kind == "weight" else "o", markersize=4, linewidth=0
     )
+    if known:
+        above.plot([n for n, _ in known], [layer.noise_db for _, layer in known], **style)
+        _name_noisiest(above, known)
+    below.plot([n for n, _ in shown], [layer.bits for _, layer in shown], **style)
+    above.set_title(f"{kind}s: signal to noise, dB", loc="left", fontsize=11)
     below.set_ylabel("bits")
     below.set_ylim(0, 8.8)
-    below.set_yticks((0, 2, 4, 6, 8))
-    below.set_xlabel("number of the value in the table below, in the order of the graph")
+    below.set_yticks((0, 4, 8))
+    below.set_xlabel("no. in the table, in the order of the graph")
+    _ticks(below, shown[0][0], shown[-1][0])
     return _svg(figure, said)
 
 
-def confusion(counts: np.ndarray, names: list[str], said: str) -> str:
-    """Teacher's class by row, student's by column: how many images, the more the darker, where the two part."""
+def _name_noisiest(axes, known: list[tuple[int, Layer]]) -> None:
+    """The number of each of the NAMED noisiest below its mark, but for those too near to one that has its number already."""
+    apart: float = (known[-1][0] - known[0][0]) / MOST_TICKS
+    named: list[int] = []
+    for number, layer in sorted(known, key=lambda pair: pair[1].noise_db or 0.0)[:NAMED]:
+        if all(abs(number - other) > apart for other in named):
+            named.append(number)
+            place = dict(textcoords="offset points", xytext=(0, -13), ha="center", fontsize=9, color=INK)
+            axes.annotate(str(number), (number, layer.noise_db), **place)
+    axes.margins(y=0.25)
+
+
+def _ticks(axes, first: int, last: int) -> None:
+    """Whole numbers that begin and end with values that there are."""
+    step = next(step for step in STEPS if (last - first) / step <= MOST_TICKS)
+    inner = [number for number in range(step, last, step) if first + step / 2 < number < last - step / 2]
+    axes.set_xticks([first, *inner, last] if last > first else [first])
+
+
+def confusion(counts: np.ndarray, names: list[str], said: str, side: str = "teacher") -> str:
+    """The class of `side` (teacher, label) by row, the student's by column: how many images, the more the darker, where the two part."""
     size = max(3.4, 0.36 * len(counts) + 1.6)
     figure, axes = _figure(size, size)
     most = max(1, int((counts * (1 - np.eye(len(counts), dtype=int))).max()))
@@ -94,9 +125,7 @@ def confusion(counts: np.ndarray, names: list[str], said: str) -> str:
         axes.annotate(str(count), (column, row), ha="center", va="center", fontsize=8, color=INK, **weight)
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.set_yticks(range(len(names)), names)
-    axes.set(
-        xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="student", ylabel="teacher", aspect="equal"
-    )
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="student", ylabel=side, aspect="equal")
     axes.grid(False)
     return _svg(figure, said)
 

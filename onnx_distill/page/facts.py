@@ -11,15 +11,9 @@ from typing import Any, Optional
 import numpy as np
 
 from onnx_distill.compare import Layer
+from onnx_distill.page.classes import ClassResult
+from onnx_distill.predict import Answer
 from onnx_distill.run.result import Row
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A class, and the probability that a model gives it."""
-
-    number: int
-    share: float
 
 
 @dataclass(frozen=True)
@@ -51,18 +45,23 @@ class Report:
     title: str
     rows: list[Row]
     subtitle: str = ""
+    refused: str = ""  # why --max-drop refused the student
     measured_on: str = ""  # which images
     losses: list[tuple[int, float]] = field(default_factory=list)  # (step, loss)
     rates: list[tuple[int, float]] = field(default_factory=list)  # (step, learning rate)
     scores: list[tuple[int, float]] = field(default_factory=list)  # (step, score of the held-out images, 0..1)
     score_of: str = ""  # what the score is
+    teacher_score: Optional[float] = None  # of the same images, 0..1
     layers: list[Layer] = field(default_factory=list)
     partings: Optional[Partings] = None
     confusion: Optional[np.ndarray] = None  # counts [classes, classes], teacher by student
+    classes: list[ClassResult] = field(default_factory=list)  # where there are labels
+    label_confusion: Optional[np.ndarray] = None  # counts [classes, classes], label by student
     class_names: dict[int, str] = field(default_factory=dict)
     disagreements: list[Disagreement] = field(default_factory=list)
     verification: Optional[dict[str, Any]] = None  # what `onnx-distill verify --json` said
     config: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, Any] = field(default_factory=dict)  # of config: what is not at its default
     commands: list[str] = field(default_factory=list)
     provenance: dict[str, str] = field(default_factory=dict)  # of the exported file
     versions: dict[str, str] = field(default_factory=dict)

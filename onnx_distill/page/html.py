@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 import numpy as np
 import yaml
@@ -13,6 +14,7 @@ from onnx_distill.page.facts import Disagreement, Report
 from onnx_distill.page.style import STYLE
 
 MOST_CLASSES = 20  # of a confusion that can be read
+LONGEST_NAME = 18  # letters of a class beside one
 SMALL = 96  # pixels; images below it are shown with their pixels, not blurred
 
 
@@ -25,6 +27,7 @@ def to_html(report: Report) -> str:
         for title, part in made
     )
     title, more = escape(report.title), f'<p class="soft">{escape(report.subtitle)}</p>' if report.subtitle else ""
+    more += f'<p class="bad"><b>{escape(report.refused)}.</b></p>' if report.refused else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title>\n<style>\n{STYLE}</style></head>\n<body>\n"
@@ -38,7 +41,32 @@ def _anchor(title: str) -> str:
 
 
 def _results(report: Report) -> str:
-    return tables.results(report.rows, report.measured_on) if report.rows else ""
+    if not report.rows:
+        return ""
+    return tables.results(report.rows, report.measured_on) + (tables.change(report.partings) if report.partings else "")
+
+
+def _classes(report: Report) -> str:
+    """Right answers of each class, beside the confusion of labels and the student's answers."""
+    if not report.classes:
+        return ""
+    listed = tables.classes(report.classes, report)
+    if report.label_confusion is None:
+        return listed
+    figure = _confusion(
+        report.label_confusion, report, "label", "each label", "pale: right", "whose answers are wrong most often"
+    )
+    return f"{listed}{figure}"
+
+
+def _confusion(counts: np.ndarray, report: Report, side: str, of: str, pale: str, few: str) -> str:
+    """A figure of the classes that matter: side, of: what its rows are, in a word and in a sentence."""
+    shown = _most_confused(counts)
+    only = f", the {len(shown)} classes {few}" if len(counts) > MOST_CLASSES else ""
+    names, part = [_short(report.name_of(int(number))) for number in shown], counts[np.ix_(shown, shown)]
+    said = f"How many images of {of} got each answer of the student{only}; {pale}"
+    chart = charts.confusion(part, names, said, side)
+    return f'<figure class="scroll square" tabindex="0">{chart}<figcaption>{escape(said)}.</figcaption></figure>'
 
 
 def _training(report: Report) -> str:
@@ -52,7 +80,9 @@ def _training(report: Report) -> str:
         best = max(score for _, score in report.scores)
         said = f"Score of the held-out images, from {100 * report.scores[0][1]:.2f} to {100 * best:.2f} % at best"
         points = [(step, 100 * score) for step, score in report.scores]
-        shown.append(charts.line(points, f"{report.score_of or 'held-out images right'}, %", said, marker="o"))
+        level = None if report.teacher_score is None else 100 * report.teacher_score
+        said += "" if level is None else f"; the float model has {level:.2f} %"
+        shown.append(charts.line(points, f"{report.score_of or 'held-out images right'}, %", said, marker="o", level=level))
     if steps and report.rates:
         said = f"Learning rate, at most {max(rate for _, rate in report.rates):.3g}"
         shown.append(charts.line(report.rates, "learning rate", said))
@@ -68,9 +98,10 @@ def _noise(report: Report) -> str:
         f"Clipped: values outside the range; unused: levels that no value takes. Of {len(report.layers)} values, {tables.bits(report.layers)}."
     )
     known = [layer for layer in report.layers if layer.noise_db is not None and np.isfinite(layer.noise_db)]
-    said = f"Signal to noise and bits of {len(report.layers)} quantized values; the table below says the same in numbers"
-    drawn = charts.noise(report.layers, said) if known else ""
-    chart = f'<div class="scroll wide" tabindex="0" role="region" aria-label="Noise">{drawn}</div>' if known else ""
+    drawn = [
+        charts.noise(report.layers, kind) for kind in ("weight", "activation") if kind in {layer.kind for layer in known}
+    ]
+    chart = f'<div class="panels halves">{"".join(f"<div>{one}</div>" for one in drawn)}</div>' if drawn else ""
     return f"<p>{about}</p>{chart}{tables.values(report.layers)}"
 
 
@@ -80,12 +111,13 @@ def _partings(report: Report) -> str:
     text = tables.partings(report.partings, report)
     if report.confusion is None or not report.partings.differing:
         return text
-    shown = _most_confused(report.confusion)
-    few = f", the {len(shown)} classes that part most" if len(report.confusion) > MOST_CLASSES else ""
-    names, counts = [report.name_of(int(number)) for number in shown], report.confusion[np.ix_(shown, shown)]
-    said = f"How many images of each answer of the teacher got each answer of the student{few}; pale: the same answer"
-    chart = charts.confusion(counts, names, said)
-    return f'<div class="beside"><div>{text}</div><figure class="scroll square" tabindex="0">{chart}<figcaption>{escape(said)}.</figcaption></figure></div>'
+    of, pale = "each answer of the teacher", "pale: the same answer"
+    figure = _confusion(report.confusion, report, "teacher", of, pale, "that part most")
+    return f'<div class="beside"><div>{text}</div>{figure}</div>'
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _most_confused(confusion: np.ndarray) -> np.ndarray:
@@ -124,9 +156,14 @@ def _commands(report: Report) -> str:
 
 
 def _configuration(report: Report) -> str:
-    return (
-        f"<pre>{escape(yaml.safe_dump(report.config, sort_keys=False, allow_unicode=True))}</pre>" if report.config else ""
-    )
+    if not report.config:
+        return ""
+    whole = f"<details><summary>All {len(report.config)} options</summary>{_yaml(report.config)}</details>"
+    return f"{_yaml(report.chosen)}{whole}" if report.chosen else whole
+
+
+def _yaml(options: dict[str, Any]) -> str:
+    return f"<pre>{escape(yaml.safe_dump(options, sort_keys=False, allow_unicode=True))}</pre>"
 
 
 def _origin(report: Report) -> str:
@@ -137,6 +174,7 @@ def _origin(report: Report) -> str:
 
 PARTS = {  # heading: what makes its part, '' where there is nothing to show
     "Results": _results,
+    "Classes": _classes,
     "Training": _training,
     "Where they part": _partings,
     "Images on which they part": _images,

@@ -8,8 +8,10 @@ import io
 import json
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,11 +28,15 @@ from onnx_distill.files.replacing import replacing
 from onnx_distill.model import load
 from onnx_distill.numerics import log_softmax
 from onnx_distill.page import Answer, Disagreement, Partings, Report, to_html, to_json
+from onnx_distill.page.classes import by_class
+from onnx_distill.page.stored import as_stored
 from onnx_distill.ready.adopt import adopt
 from onnx_distill.ready.calibrated import ready
 from onnx_distill.ready.deployable import deployable, logits_model
 from onnx_distill.ready.measure import rows_of, scores_of
-from onnx_distill.run.folder import TRAINED, read_log, student_file
+from onnx_distill.run.folder import TRAINED, read_log
+from onnx_distill.run.log_table import AFTER
+from onnx_distill.run.refused import exported_in
 from onnx_distill.run.result import Row
 
 COMPARED, BATCH = 256, 32  # images that noise is measured on: sums over all their activations hardly move after that
@@ -60,7 +66,7 @@ def measured(
     batch_sizes: tuple[int, ...] = (1, 64),
 ) -> Measured:
     """Teacher, the QDQ student that training began with (None: not known) and the exported one of a run folder, side by side."""
-    trained, exported = load(folder / TRAINED), load(folder / student_file(storage))
+    trained, exported = load(folder / TRAINED), load(exported_in(folder, storage))
     models = {"float": teacher, "distilled" if _is_trained(provenance(exported)) else "PTQ": exported}
     if qdq is not None and "distilled" in models:
         began = deployable(adopt(qdq, logits_model(qdq, teacher)), teacher, None, storage)
@@ -77,28 +83,36 @@ def report_of(
     commands: list[str],
     storage: str = "int8",
     threads: int = 0,
+    chosen: Mapping[str, Any] = MappingProxyType({}),
 ) -> Report:
-    """What a run found. config: its options, by their names on the command line; commands: that it can be repeated by."""
-    trained, exported = load(folder / TRAINED), folder / student_file(storage)
+    """What a run found. config: its options, by their names on the command line; chosen: those not at their defaults; commands: that
+    it can be repeated by."""
+    trained, exported = load(folder / TRAINED), exported_in(folder, storage)
     theirs, *_, ours = found.scores.values()
     steps, scores = _curves(read_log(folder))
     origin, classes = provenance(load(exported)), theirs.shape[1]
+    teacher_says, student_says, labels = theirs.argmax(axis=1), ours.argmax(axis=1), found.images.labels
     return Report(
         title=str(exported),
         subtitle=_subtitle(origin, config),
-        rows=found.rows,
+        refused=_sentence(origin.get("refused", "")),
+        rows=as_stored(found.rows, config.get("teacher"), exported),
         measured_on=found.said,
         losses=[(step, line["loss"]) for step, line in steps.items()],
         rates=[(step, line["learning_rate"]) for step, line in steps.items() if "learning_rate" in line],
         scores=scores,
         score_of=origin.get("score_of", ""),
+        teacher_score=float(origin["score_teacher"]) if "score_teacher" in origin else None,
         layers=_layers(trained, teacher, found.images, threads),
-        partings=_partings(theirs, ours, found.images.labels),
-        confusion=_confusion(theirs.argmax(axis=1), ours.argmax(axis=1), classes),
+        partings=_partings(theirs, ours, labels),
+        confusion=_confusion(teacher_says, student_says, classes),
+        classes=by_class(teacher_says, student_says, labels),
+        label_confusion=None if labels is None else _confusion(labels, student_says, classes),
         class_names={number: found.images.class_names[number] for number in sorted(found.images.class_names)},
         disagreements=_disagreements(found.images, theirs, ours),
         verification=_verification(folder / VERIFIED),
         config=config,
+        chosen=dict(chosen),
         commands=commands,
         provenance=origin,
         versions=_versions(threads),
@@ -142,10 +156,11 @@ def _curves(log: list[dict[str, float]]) -> tuple[dict[int, dict[str, float]], l
     for line in log:
         if "loss" in line:
             steps[int(line["step"])] = line
-    epochs = {line["epoch"]: line["score"] for line in log if "score" in line}
-    last = max(epochs, default=0.0)
+    scores = {line["epoch"]: line for line in log if "score" in line}
+    last = max(scores, default=0.0)
     per_epoch = max(steps, default=0) / last if steps and last else 1.0
-    return dict(sorted(steps.items())), [(round(epoch * per_epoch), score) for epoch, score in sorted(epochs.items())]
+    at = lambda epoch: int(scores[epoch].get(AFTER, round(epoch * per_epoch)))  # noqa: E731  (older logs lack it)
+    return dict(sorted(steps.items())), [(at(epoch), scores[epoch]["score"]) for epoch in sorted(scores)]
 
 
 def _layers(trained: onnx.ModelProto, teacher: onnx.ModelProto, images: Images, threads: int) -> list[Layer]:
@@ -165,10 +180,10 @@ def _partings(theirs: np.ndarray, ours: np.ndarray, labels: np.ndarray | None) -
     return Partings(len(teacher), len(where), right[0], right[1], pairs)
 
 
-def _confusion(teacher: np.ndarray, student: np.ndarray, classes: int) -> np.ndarray | None:
+def _confusion(said: np.ndarray, student: np.ndarray, classes: int) -> np.ndarray | None:
     if classes > MOST_CLASSES:
         return None
-    return np.bincount(teacher * classes + student, minlength=classes * classes).reshape(classes, classes)
+    return np.bincount(said * classes + student, minlength=classes * classes).reshape(classes, classes)
 
 
 def _disagreements(images: Images, theirs: np.ndarray, ours: np.ndarray) -> list[Disagreement]:

@@ -20,6 +20,16 @@ def _variables(shade: int) -> str:
     return " ".join(f"--{name}: {values[shade]};" for name, values in COLOURS.items())
 
 
+def _stacked(width: str, tables: str) -> str:
+    """Lines of these tables stacked, each cell beside its head, on pages of at most this width."""
+    return f"""
+@media screen and (max-width: {width}) {{
+  {tables}, {tables} tbody, {tables} tr, {tables} th, {tables} td {{ display: block }} {tables} thead {{ display: none }}
+  {tables} tr {{ border-bottom: 1px solid var(--line); padding: .5rem 0 }} {tables} th, {tables} td {{ border: 0; padding: .1rem 0 }}
+  {tables} tbody th {{ font-weight: 700 }} {tables} td {{ display: flex; justify-content: space-between; gap: 1rem; max-width: 26rem }}
+  {tables} td::before {{ content: attr(data-head); color: var(--soft-ink) }} }}"""
+
+
 STYLE = (
     f":root {{ color-scheme: light; {_variables(0)} }}\n"
     f"@media screen and (prefers-color-scheme: dark) {{ :root {{ color-scheme: dark; {_variables(1)} }} }}"
@@ -39,14 +49,15 @@ a { color: var(--second) } nav { margin: 1rem 0 0; font-size: .875rem } nav a { 
 .scroll { overflow-x: auto; margin: .6rem 0 } .scroll:focus-visible, a:focus-visible, summary:focus-visible { outline: 2px solid var(--second) }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .75rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
-th:first-child, td:first-child { padding-left: 0 } thead th { font-size: .8rem; color: var(--soft-ink); font-weight: 600; vertical-align: bottom }
-.left { text-align: left } tbody th { font-weight: 400; text-align: left } tr.mark th, tr.mark td { font-weight: 700 }
+th:first-child, td:first-child { padding-left: 0 } tbody th { white-space: normal; overflow-wrap: anywhere; min-width: 5.5rem } .stacks td { white-space: normal } thead th { font-size: .8rem; color: var(--soft-ink); font-weight: 600; vertical-align: bottom }
+.left { text-align: left } td.left { white-space: normal; overflow-wrap: anywhere; min-width: 5rem } tbody th { font-weight: 400; text-align: left } tr.mark th, tr.mark td { font-weight: 700 }
 .good { color: var(--good) } .bad { color: var(--bad) }
 .bar { display: inline-block; width: 4.5rem; height: .7em; background: var(--panel); vertical-align: baseline; margin-left: .6rem }
 .bar i { display: block; height: 100%; background: var(--first) } .bar.activation i { background: var(--second) }
 svg { display: block; width: 100%; height: auto } .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem } .panels > div { max-width: 28rem }
-.wide svg { min-width: 40rem } .square svg { max-width: 34rem; min-width: 20rem }
-.beside { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; align-items: flex-start } .beside > div { flex: 1 1 18rem } .beside > figure { flex: 1 1 22rem; margin: 0 }
+.panels.halves { grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)) } .panels.halves > div { max-width: 36rem }
+.square svg { max-width: 34rem; min-width: 20rem }
+.beside { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; align-items: flex-start } .beside > div { flex: 1 1 18rem; min-width: 0 } .beside > figure { flex: 1 1 22rem; min-width: 0; margin: 0 }
 .images { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: 1.25rem 1rem; margin: .8rem 0 }
 figure { margin: 0; break-inside: avoid } figcaption { line-height: 1.4; margin-top: .3rem; overflow-wrap: anywhere } figcaption b { color: var(--ink) }
 figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--panel) } img.small { image-rendering: pixelated }
@@ -56,7 +67,11 @@ dl.pairs dt { color: var(--soft-ink) } dl.pairs dd { margin: 0; overflow-wrap: a
 pre.columns { columns: 17rem }
 summary { cursor: pointer; margin: .6rem 0 }
 @media (max-width: 40rem) { body { padding: 1.25rem 1rem 3rem } th, td { padding: .3rem .5rem } dl.pairs { grid-template-columns: 1fr } dl.pairs dt { margin-top: .3rem } }
-@media print { body { max-width: none; padding: 0; font-size: 11px } nav { display: none } .scroll { overflow: visible } .wide svg, .square svg { min-width: 0 }
+"""
+    + _stacked("58rem", ".stacks:not(.few)")
+    + _stacked("42rem", ".stacks.few")
+    + """
+@media print { body { max-width: none; padding: 0; font-size: 11px } nav { display: none } .scroll { overflow: visible } .square svg { min-width: 0 }
   h2, h3 { break-after: avoid } .cards div, svg, tr { break-inside: avoid } th, td { padding: .15rem .45rem } details::details-content { content-visibility: visible; block-size: auto }
   .panels { grid-template-columns: repeat(3, 1fr) } .images { grid-template-columns: repeat(6, 1fr) } @page { margin: 14mm } }
 """

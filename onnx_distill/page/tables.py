@@ -7,22 +7,28 @@ from html import escape
 from typing import Any, Sequence
 
 from onnx_distill.compare import Layer
+from onnx_distill.page.classes import ClassResult, change_interval, share_interval
 from onnx_distill.page.facts import Partings, Report
 from onnx_distill.report import table_cells
 from onnx_distill.run.result import Row
 
-NOISIEST = 10  # values that stand above the whole table
+NOISIEST = 10  # values, or classes, that stand above the whole table
+MOST_CLASSES = 20  # of a table that is not folded
+FEW, MANY = 4, 6  # columns that a phone, and half a screen, have room for
 FULL_BAR = 50.0  # dB; what 8 bits give on values that fill their range
 
 
 def table(heads: Sequence[str], lines: Sequence[Sequence[str]], caption: str = "", marked: int = -1, left: int = 1) -> str:
-    """An HTML table of cells that are HTML already; the first cell of a line is its head. left: columns of text."""
+    """An HTML table of cells that are HTML already; the first cell of a line is its head. left: columns of text.
+
+    One of more than FEW columns has lines that stack below each other where the page is too small for it, each cell beside its head.
+    """
     sides = [' class="left"' if column < left else "" for column in range(len(heads))]
     head = "".join(f'<th scope="col"{side}>{cell}</th>' for cell, side in zip(heads, sides))
     body = "".join(
         f"<tr{_mark(number == marked)}>"
         + "".join(
-            f'<th scope="row">{cell}</th>' if column == 0 else f"<td{sides[column]}>{cell}</td>"
+            f'<th scope="row">{cell}</th>' if column == 0 else f'<td{sides[column]} data-head="{heads[column]}">{cell}</td>'
             for column, cell in enumerate(line)
         )
         + "</tr>\n"
@@ -34,8 +40,13 @@ def table(heads: Sequence[str], lines: Sequence[Sequence[str]], caption: str = "
     )  # no <caption>: it would be as wide as the table, not as the page
     return (
         f'{above}<div class="scroll" tabindex="0" role="region" aria-label="{said}">'
-        f'<table aria-label="{said}"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+        f'<table aria-label="{said}"{_stacks(heads)}><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
     )
+
+
+def _stacks(heads: Sequence[str]) -> str:
+    kinds = "stacks" if len(heads) > MANY else "stacks few" if len(heads) > FEW else ""
+    return f' class="{kinds}"' if kinds else ""
 
 
 def _mark(yes: bool) -> str:
@@ -47,8 +58,52 @@ def results(rows: list[Row], measured_on: str) -> str:
     heads, *lines = table_cells(rows)
     heads[0] = "model"
     shown = [[escape(cell) for cell in line] for line in lines]
+    if any(row.measured.top1 is not None for row in rows):
+        heads.insert(2, "95 % interval")
+        for line, row in zip(shown, rows):
+            line[1:2] = [line[1].partition(" ±")[0], _interval(row.measured.top1, row.measured.count)]
     said = "; ratios in brackets are to the first line" if any("batch" in head for head in heads) else ""
-    return table([escape(head) for head in heads], shown, f"{measured_on}{said}", marked=len(rows) - 1)
+    sizes = "; sizes are of the files" if any(row.measured.size_bytes for row in rows) else ""
+    return table([escape(head) for head in heads], shown, f"{measured_on}{said}{sizes}", marked=len(rows) - 1)
+
+
+def _interval(share: float | None, count: int) -> str:
+    if share is None or not count:
+        return "-"
+    low, high = share_interval(round(share * count), count)
+    return f"{100 * low:.2f} to {100 * high:.2f}"
+
+
+def classes(found: Sequence[ClassResult], report: Report) -> str:
+    """Accuracy class by class: all of a few; of many those that lost the most, and the rest folded."""
+    heads = ["class", "images", "float right %", "student right %", "change", "student, 95 % interval"]
+    lines = {one: _class(one, report) for one in found}
+    if len(found) <= MOST_CLASSES:
+        return table(heads, list(lines.values()), "Right answers of each class, in the order of the classes")
+    worst = sorted(found, key=lambda one: (one.student_right - one.teacher_right) / one.images)[:NOISIEST]
+    first = table(heads, [lines[one] for one in worst], f"The {NOISIEST} classes that lost the most")
+    whole = table(heads, list(lines.values()), "In the order of the classes")
+    return f"{first}<details><summary>All {len(found)} classes</summary>{whole}</details>"
+
+
+def _class(one: ClassResult, report: Report) -> list[str]:
+    theirs, ours = (100 * right / one.images for right in (one.teacher_right, one.student_right))
+    change = f"{ours - theirs:+.2f}" if one.teacher_right != one.student_right else "0.00"
+    interval = _interval(one.student_right / one.images, one.images)
+    return [escape(report.name_of(one.number)), f"{one.images:,}", f"{theirs:.2f}", f"{ours:.2f}", change, interval]
+
+
+def change(p: Partings) -> str:
+    """A sentence on what quantization does to top-1, with how sure that is; '' without labels."""
+    if p.teacher_right is None or p.student_right is None or not p.images:
+        return ""
+    low, high = change_interval(p.teacher_right, p.student_right, p.images)
+    points = 100 * (p.student_right - p.teacher_right) / p.images
+    sure = "which may be chance" if low <= 0 <= high else "which is more than chance"
+    return (
+        f"<p>The student's top-1 is {points:+.2f} points from the float model's on the same images, {sure}: "
+        f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}.</p>"
+    )
 
 
 def values(layers: list[Layer]) -> str:

@@ -57,6 +57,11 @@ class Scorer:
         self._first = self._first or (student, score)
         return score
 
+    @property
+    def of_teacher(self) -> float:
+        """The teachers' own share of right answers; without labels 1."""
+        return 1.0 if self.images.labels is None else top_k(self.teacher, self.images.labels, 1)
+
     def look(self, student: onnx.ModelProto) -> np.ndarray:
         """KL of the first few images, in nats."""
         few = np.arange(min(LOOKED_AT, len(self.images)))
@@ -137,6 +142,7 @@ def distill(
         score_of=f"{kind} on {len(held_out)} held-out images",
         score_before=f"{trained.scores[0][1]:.6f}",
         score_after=f"{trained.best.score:.6f}",
+        score_teacher=f"{score.of_teacher:.6f}",
         kept=trained.kept or None,
     )
     return trained

@@ -1,4 +1,4 @@
-"""A run's folder: its configuration, log.jsonl, checkpoints, and what comes out; made to be continued after any interruption."""
+"""A run's folder: its configuration, log.jsonl and log.csv, checkpoints, and what comes out; made to be continued after any interruption."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterator
 from onnx_distill.errors import InputError
 from onnx_distill.files.replacing import replacing
 from onnx_distill.files.settings import write_settings
+from onnx_distill.run.log_table import AFTER, TABLE, add_row, write_table
 from onnx_distill.run.result import RESULT, forget_result
 from onnx_distill.run.tensorboard import FOLDER, PATTERN, Board
 from onnx_distill.training.record import check_data
@@ -93,9 +94,8 @@ class RunFolder:
                 self._board.step(progress)
 
     def evaluation(self, checkpoint: Checkpoint) -> None:
-        self._log(
-            epoch=checkpoint.epoch, score=checkpoint.score, **({"kl": checkpoint.kl} if math.isfinite(checkpoint.kl) else {})
-        )
+        kl = {"kl": checkpoint.kl} if math.isfinite(checkpoint.kl) else {}
+        self._log(epoch=checkpoint.epoch, score=checkpoint.score, **kl, **{AFTER: self._step})
         if self._board is not None:
             self._board.evaluation(checkpoint, self._step)
 
@@ -116,6 +116,7 @@ class RunFolder:
         try:
             with (self.path / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(facts) + "\n")
+            add_row(self.path, facts)
         except OSError as error:
             raise InputError(
                 f"cannot write {self.path / LOG}: {error.strerror or error}. Free space and --resume."
@@ -143,6 +144,9 @@ class RunFolder:
         if (self.path / LOG).exists():
             with replacing(self.path / LOG) as temporary:
                 temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            write_table(self.path, kept)
+        else:
+            (self.path / TABLE).unlink(missing_ok=True)
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
@@ -183,10 +187,12 @@ def clear(path: Path) -> None:
 
     logits.onnx and student.qdq.onnx stay: they may be what is trained."""
     forget_result(path)
-    students = [student_file(storage) for storage in ("int8", "int4")]
+    students = [path / student_file(storage) for storage in ("int8", "int4")]
     checkpoints, board = (path / folder for folder in (CHECKPOINTS, FOLDER))
     for file in (
-        *(path / name for name in (*ENDS, CONFIG, LOG, *students)),
+        *(path / name for name in (*ENDS, CONFIG, LOG, TABLE)),
+        *students,
+        *(refused_file(student) for student in students),
         *checkpoints.glob("step-*.ckpt"),
         *board.glob(PATTERN),
     ):
@@ -202,6 +208,11 @@ def clear(path: Path) -> None:
 def student_file(storage: str) -> str:
     """Name of the exported student in a run folder."""
     return f"student.{storage}.onnx"
+
+
+def refused_file(exported: Path) -> Path:
+    """Where a student lies that --max-drop refuses: student.int8.onnx -> student.int8.refused.onnx"""
+    return exported.with_suffix(".refused.onnx")
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,17 @@ class Row:
     measured: Evaluation
 
 
+def records(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The rows for a table, pandas.DataFrame(records(rows)): plain names to plain values, latency by batch size."""
+    return [_record(row) for row in rows]
+
+
+def _record(row: Row) -> dict[str, Any]:
+    measured = asdict(row.measured)
+    latency = measured.pop("latency_seconds") or {}
+    return {"model": row.name, **measured, **{f"latency_seconds_batch_{size}": seconds for size, seconds in latency.items()}}
+
+
 def write_result(folder: Path, rows: list[Row], configs: dict[str, Any], kept: str = "") -> None:
     """configs: the choices that the models were made with. kept: why the exported file is the PTQ model, where it is."""
     summary = {"config": configs, "kept": kept, "rows": [{"name": row.name, **asdict(row.measured)} for row in rows]}
@@ -33,6 +45,15 @@ def forget_result(folder: Path) -> None:
     """What an earlier student was worth is gone, before another one takes its place."""
     for name in (RESULT, *REPORTS):
         (folder / name).unlink(missing_ok=True)
+
+
+def mark_refused(folder: Path, why: str) -> None:
+    """Write into the result why the student is refused; '': it is not."""
+    summary = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    changed = {**{name: value for name, value in summary.items() if name != "refused"}, **({"refused": why} if why else {})}
+    if changed != summary:
+        with replacing(folder / RESULT) as temporary:
+            temporary.write_text(json.dumps(changed, indent=1))
 
 
 def read_rows(folder: Path) -> list[Row] | None:

@@ -16,6 +16,7 @@ from onnx_distill import model as models
 from onnx_distill.config import TrainConfig
 from onnx_distill.run.finished import finished, leave_facts
 from onnx_distill.run.folder import FACTS, LOG, TRAINED, RunFolder, made_folder
+from onnx_distill.run.log_table import TABLE
 from onnx_distill.run.watch import Watch
 from onnx_distill.training.state import StateStore
 from onnx_distill.training.trained import Checkpoint, Trained
@@ -101,7 +102,8 @@ def train_seeds(
             watch.warning(f"interrupted at seed {seed}, {len(done)} of {count}; --resume goes on there")
             break
     made = Seeds(done)
-    shutil.copyfile(places[made.best].path / LOG, folder.path / LOG)
+    for name in (LOG, TABLE):
+        shutil.copyfile(places[made.best].path / name, folder.path / name)
     return made
 
 

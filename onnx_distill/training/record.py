@@ -13,6 +13,7 @@ import onnx
 from onnx_distill.config import DistillConfig, TrainConfig
 from onnx_distill.data import Images
 from onnx_distill.errors import InputError
+from onnx_distill.option_names import spelled_out
 from onnx_distill.training.average import Average
 from onnx_distill.training.optimizer import Optimizer
 from onnx_distill.training.score import Score, fall
@@ -116,7 +117,7 @@ def restored(state: State, optimizer: Optimizer, average: Average) -> Record:
 def recipe_of(models: Sequence[onnx.ModelProto], images: Images, distill: DistillConfig, config: TrainConfig) -> str:
     """A fingerprint of what a result depends on, limits of time and patience aside."""
     unlimited = replace(config, max_minutes=0.0, patience=0, save_every=0, preflight=True, profile="")
-    choices = repr((len(images), distill, unlimited))
+    choices = f"({len(images)}, {spelled_out(distill)}, {spelled_out(unlimited)})"
     digest = hashlib.sha256(choices.encode())
     for model in models:
         digest.update(model.SerializeToString(deterministic=True))

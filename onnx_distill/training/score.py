@@ -15,12 +15,15 @@ SURE = 2.0  # standard errors that a paired mean must lie from 0 to count as no 
 LIKELY = 1.0  # standard errors by which one student is taken for the better one: about 84 %
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Score:
     """share: of right answers, or without labels of answers like the teacher's, 0..1. kl: KL(teacher || student) of each image [n], in nats."""
 
     share: float
     kl: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Score({100 * self.share:.2f} % of {len(self.kl):,} images, KL {self.mean_kl:.3g})"
 
     @property
     def mean_kl(self) -> float:

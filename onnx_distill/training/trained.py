@@ -21,7 +21,7 @@ class Progress:
     learning_rate: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """An evaluated student: a plain QDQ model, and how far training was.
 
@@ -35,6 +35,9 @@ class Checkpoint:
     kl: float = math.nan
     images: int = 0
 
+    def __repr__(self) -> str:
+        return f"Checkpoint(epoch {self.epoch:g}: {self})"
+
     def __str__(self) -> str:
         spread = f" ± {100 * share_error(self.score, self.images):.2f}" if self.images else ""
         of = f" of {self.images:,} held-out images, KL {self.kl:.3g}" if self.images else " on held-out images"
@@ -45,7 +48,7 @@ def checkpoint_of(student: onnx.ModelProto, score: Score, epoch: float) -> Check
     return Checkpoint(student, score.share, epoch, score.mean_kl, len(score.kl))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trained:
     """The best student and how it came about; step_seconds excludes evaluation. stopped: why it ended early, or ''.
 
@@ -61,6 +64,15 @@ class Trained:
     stopped: str = ""
     out_of_time: bool = False
     kept: str = ""
+
+    def __repr__(self) -> str:
+        best = f"the student of epoch {self.best.epoch:g}" if self.best.epoch else "the student as it was given"
+        end = ", interrupted" if self.interrupted else f", stopped: {self.stopped}" if self.stopped else ""
+        return f"Trained({best}: {self.best}, after {self.images:,} images{end})"
+
+    def records(self) -> list[dict[str, float]]:
+        """The evaluations, for a table: pandas.DataFrame(trained.records())."""
+        return [{"epoch": epoch, "score": score} for epoch, score in self.scores]
 
     @property
     def finished(self) -> bool:

@@ -13,6 +13,7 @@ from onnx_distill.compare import Layer
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import Evaluation
 from onnx_distill.page import Answer, Disagreement, Partings, Report, charts, to_html, to_json
+from onnx_distill.page.classes import ClassResult
 from onnx_distill.page.style import COLOURS
 from onnx_distill.run.result import Row
 
@@ -33,19 +34,33 @@ WHOLE = Report(
     rates=[(1, 1e-3), (2, 0.0)],
     scores=[(0, 0.5), (2, 0.75)],
     score_of="top-1",
+    teacher_score=0.8125,
+    refused="Refused: <why>",
     layers=[Layer("conv1", "weight", 4, 20.0, 0.1, 0.2), Layer("x" * 80, "activation", 8, float("inf"), 0.0, 0.0)],
     partings=Partings(8, 1, 1, 0, ((0, 1, 1),)),
     confusion=np.array([[3, 1], [0, 4]]),
+    classes=[ClassResult(0, 4, 4, 3), ClassResult(1, 4, 3, 3)],
+    label_confusion=np.array([[3, 1], [1, 3]]),
     class_names={0: "cat", 1: "dog"},
     disagreements=[Disagreement("a/1.png", PICTURE, Answer(0, 0.9), Answer(1, 0.8), 1)],
     verification={"images": 8, "bound": 0.999, "traced": 1, "runners": RUNNERS, "pairs": [PAIR], "passed": False},
-    config={"epochs": 1},
+    config={"epochs": 1, "alpha": 0.5},
+    chosen={"epochs": 1},
     commands=["onnx-distill run a.onnx"],
     provenance={"weight_bits": "4"},
     versions={"onnx": "1"},
 )
 TITLES = [
-    *("Results", "Training", "Where they part", "Images on which they part", "Noise and bits", "Runtimes", "Commands"),
+    *(
+        "Results",
+        "Classes",
+        "Training",
+        "Where they part",
+        "Images on which they part",
+        "Noise and bits",
+        "Runtimes",
+        "Commands",
+    ),
     *("Configuration", "Origin and versions"),
 ]
 
@@ -95,7 +110,7 @@ def checked(text: str) -> Checker:
 def test_page_is_whole_and_loads_nothing():
     checker = checked(whole())
     assert all(address.startswith(("data:image/png;base64,", "#")) for address in checker.loaded)
-    assert checker.tags.count("svg") == 5 and checker.tags.count("img") == 1 and "script" not in checker.tags
+    assert checker.tags.count("svg") == 6 and checker.tags.count("img") == 1 and "script" not in checker.tags
     assert "http" not in whole().replace("http://www.w3.org/", "")
 
 
@@ -123,6 +138,9 @@ def test_page_says_the_facts_in_words():
         "teacher cat (90 %) student dog (80 %) label dog",
         "Of 2 values, weights: 1 at 4 bits; activations: 1 at 8 bits.",
         "Least agreement of any two on 8 images: 87.50 %; wanted 99.9 %: too low",
+        "Refused: &lt;why&gt;.",
+        "cat 4 100.00 75.00 -25.00 30.06 to 95.44 dog 4 75.00 75.00 0.00 30.06 to 95.44",  # Wilson's interval of 3 in 4
+        "The student's top-1 is -12.50 points from the float model's on the same images, which may be chance:",
         "top-1 80.00 % float &lt;b&gt; 90.00",
         "times smaller 4.00x 0 kB, float &lt;b&gt; 1 kB",
         "times as fast, batch 1 2.00x 0.5 ms, float &lt;b&gt; 1 ms",
@@ -139,7 +157,7 @@ def test_same_report_is_the_same_page():
     [
         charts.line([(1, 2.0), (2, 1.0)], "loss", "said", logarithmic=True),
         charts.line([(1, 2.0), (2, 2.0)], "loss", "said"),
-        charts.noise(WHOLE.layers, "said"),
+        charts.noise(WHOLE.layers, "weight"),
         charts.confusion(np.array([[3, 1], [0, 4]]), ["a", "b"], "said"),
     ],
     ids=["line", "constant", "noise", "confusion"],
@@ -173,7 +191,7 @@ def test_empty_parts_are_left_out():
 def test_values_without_noise_are_said_not_drawn():
     layers = [Layer("a", "weight", 4, None, 0.0, 0.0), Layer("b", "weight", 4, float("-inf"), 1.0, 1.0)]
     text = to_html(dataclasses.replace(Report("t", [FLOAT]), layers=layers))
-    assert "<svg" not in text and "<td>-</td>" in text and "<td>lost</td>" in text
+    assert "<svg" not in text and ">-</td>" in text and ">lost</td>" in text
 
 
 def test_many_values_are_folded_below_the_noisiest():
@@ -183,6 +201,56 @@ def test_many_values_are_folded_below_the_noisiest():
     assert (
         first.count('<th scope="row">v') == 10 and '<th scope="row">v1<' in first and rest.count('<th scope="row">v') == 40
     )
+
+
+def test_only_what_was_chosen_of_the_configuration_is_not_folded():
+    shown, _, folded = whole().partition('id="configuration"')[2].partition("<details>")
+    assert "epochs: 1" in shown and "alpha" not in shown and "<summary>All 2 options</summary>" in folded
+    assert "alpha: 0.5" in folded.partition("</details>")[0]
+
+
+def test_the_float_model_is_a_line_in_the_curve_of_scores():
+    assert "; the float model has 81.25 %" in whole() and ">float</text>" in whole()
+    without = to_html(dataclasses.replace(WHOLE, teacher_score=None))
+    assert "the float model has" not in without and ">float</text>" not in without
+
+
+def test_a_line_far_above_the_curve_is_inside_the_picture():
+    drawn = charts.line([(1, 10.0), (2, 11.0)], "score", "said", level=95.0)
+    heights = [
+        float(y) for y in re.findall(r"M [\d.]+ ([\d.]+) ?\nL [\d.]+ \1", drawn)
+    ]  # horizontal lines, the level among them
+    height = float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', drawn)[1])
+    assert heights and all(0 <= y <= height for y in heights)
+
+
+@pytest.mark.parametrize("first, last", [(1, 1), (1, 2), (1, 29), (30, 66), (301, 4000)])
+def test_numbers_below_the_noise_are_few_and_begin_and_end_with_values(first, last):
+    _, axes = charts.pyplot().subplots()
+    charts._ticks(axes, first, last)
+    shown = [int(number) for number in axes.get_xticks()]
+    assert (shown[0], shown[-1]) == (first, last) and len(shown) <= 10 and shown == sorted(set(shown))
+
+
+def test_long_names_of_classes_are_shortened_beside_a_confusion_alone():
+    text = to_html(dataclasses.replace(WHOLE, class_names={0: "a class of many words", 1: "dog"}))
+    assert ">a class of many w…</text>" in text and ">a class of many words</th>" in text
+
+
+def test_of_many_classes_those_that_lost_the_most_stand_above_the_folded_rest():
+    classes = [ClassResult(number, 100, 90, 90 - number) for number in range(30)]
+    text = to_html(Report("t", [FLOAT], classes=classes))
+    first, _, rest = text.partition("<details>")
+    found = re.findall(r'<th scope="row">(\d+)</th>', first)
+    assert found == [str(number) for number in range(29, 19, -1)] and rest.count('<th scope="row">') == 30
+
+
+def test_cells_of_wide_tables_say_their_heads_where_lines_are_stacked():
+    assert (
+        '<table aria-label="8 images; ratios in brackets are to the first line; sizes are of the files" class="stacks">'
+        in whole()
+    )
+    assert '<td data-head="top-1 %">80.00' in whole() and "content: attr(data-head)" in whole()
 
 
 def test_of_many_classes_those_that_part_most_are_shown():
@@ -195,7 +263,11 @@ def test_of_many_classes_those_that_part_most_are_shown():
 def test_json_holds_the_same_facts():
     facts = json.loads(to_json(WHOLE))
     assert set(facts) == {field.name for field in dataclasses.fields(Report)}
-    assert facts["title"] == "A & B" and facts["confusion"] == [[3, 1], [0, 4]] and facts["config"] == {"epochs": 1}
+    assert (
+        facts["title"] == "A & B"
+        and facts["confusion"] == [[3, 1], [0, 4]]
+        and facts["config"] == {"epochs": 1, "alpha": 0.5}
+    )
     assert facts["rows"][0]["measured"]["top1"] == 0.9 and facts["layers"][0]["noise_db"] == 20
     assert facts["layers"][1]["noise_db"] is None and facts["class_names"] == {"0": "cat", "1": "dog"}
     assert (
