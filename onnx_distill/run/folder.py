@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -13,12 +14,16 @@ from onnx_distill.errors import InputError
 from onnx_distill.files.replacing import replacing
 from onnx_distill.files.settings import write_settings
 from onnx_distill.run.log_table import AFTER, TABLE, add_row, write_table
+from onnx_distill.run.mlflow_run import MlflowRun
 from onnx_distill.run.tensorboard import FOLDER, Board
 from onnx_distill.training.state import StateStore
 from onnx_distill.training.trained import Checkpoint, Progress
 
 CONFIG, LOG, CHECKPOINTS = "config.yaml", "log.jsonl", "checkpoints"
 TRAINED, FACTS = "trained.qdq.onnx", "trained.json"  # the best student, and what says that it is the last word: finished.py
+
+
+TRACKERS = {"mlflow": MlflowRun}
 
 
 class RunFolder:
@@ -31,8 +36,9 @@ class RunFolder:
         log_every: int = 10,
         warn: Callable[[str], None] = lambda text: None,
         tensorboard: bool = False,
+        track: Sequence[str] = (),
     ):
-        """tensorboard: write event files too. Raises InputError for a run that was interrupted and is not to be continued: it would be lost."""
+        """tensorboard: write event files too. track: names of TRACKERS that are told, too. Raises InputError for a run that was interrupted and is not to be continued: it would be lost."""
         self.path, self.log_every = path, log_every
         self.store = StateStore(path / CHECKPOINTS, on_damaged=warn)
         found = self.store.newest()
@@ -45,6 +51,8 @@ class RunFolder:
         self._step = max(self._resumed, 0)
         self.tensorboard = tensorboard
         self._board = Board(path / FOLDER, self._resumed) if tensorboard else None
+        self.track = track
+        self._trackers = [TRACKERS[name](path, warn) for name in track]
         self._config: tuple[str, dict[str, Any]] | None = None
 
     def write_config(self, command: str, options: dict[str, Any]) -> None:
@@ -59,6 +67,8 @@ class RunFolder:
             self._keep_log_until(self._resumed)
             write_settings(self.path / CONFIG, options, f"onnx-distill {command} --config {CONFIG}")
             self._config = None
+            for tracker in self._trackers:
+                tracker.begin(options, self.log())
 
     def step(self, progress: Progress) -> None:
         if progress.step <= self._step:  # training went back: what was logged since is no part of it any more
@@ -85,6 +95,8 @@ class RunFolder:
             self.store.folder.rmdir()
         if self._board is not None:
             self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def log(self) -> list[dict[str, float]]:
         return read_log(self.path)
@@ -99,6 +111,8 @@ class RunFolder:
             raise InputError(
                 f"cannot write {self.path / LOG}: {error.strerror or error}. Free space and --resume."
             ) from None
+        for tracker in self._trackers:
+            tracker.add(facts)
 
     def _forget_from(self, step: int) -> None:
         """Take the lines from this step on out of the log; evaluations before it stay."""
@@ -108,6 +122,8 @@ class RunFolder:
                 break
             kept.append(line)
         self._write_log(kept)
+        for tracker in self._trackers:
+            tracker.restart(kept)
 
     def _keep_log_until(self, step: int) -> None:
         """What a run logged after its last checkpoint will be logged again, or, where its time was over, never was part of it."""

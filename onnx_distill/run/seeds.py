@@ -81,7 +81,9 @@ def train_seeds(
     """
     seeds = range(config.seed, config.seed + count)
     places = {
-        seed: RunFolder(folder.path / f"seed-{seed}", resume, folder.log_every, watch.warning, folder.tensorboard)
+        seed: RunFolder(
+            folder.path / f"seed-{seed}", resume, folder.log_every, watch.warning, folder.tensorboard, folder.track
+        )
         for seed in seeds
     }
     done: dict[int, Trained] = {}
