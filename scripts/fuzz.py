@@ -375,7 +375,7 @@ def whole_way(path: Path) -> str:
     from onnx_distill.training import step
 
     loaded = model.load(path)
-    inspect.render(inspection.inspect(loaded))
+    inspection.render(inspection.inspect(loaded))
     images = _images(loaded)
     made, _ = normalize.normalize(loaded)
     _compare(loaded, made, images)

@@ -20,7 +20,7 @@ RANK = {
     "page.run_report": 5,
     "page": 4,
     **dict.fromkeys(("run.folder", "run.finished", "run.refused", "run.seeds"), 3),
-    **dict.fromkeys(("run.tensorboard", "run.result", "run.shown", "run.watch"), 2),
+    **dict.fromkeys(("run.mlflow_run", "run.tensorboard", "run.result", "run.shown", "run.watch"), 2),
     "verify": 2,
     **dict.fromkeys(("mixed.sensitivity", "mixed.budget"), 2),
     **dict.fromkeys(

@@ -6,7 +6,9 @@ import click
 
 from onnx_distill.cli.general_options import latency_option, seed_option
 from onnx_distill.cli.options import auto, choice, number, options, writable
+from onnx_distill.run.folder import TRACKERS
 
+BOARD = "tensorboard"
 distill_options = options(
     number("--temperature", float, "Softens both distributions."),
     auto("--alpha", float, "Weight of the teacher against the labels, 0 to 1. auto: 0.9, and 1 for images without labels."),
@@ -127,6 +129,12 @@ train_options = options(
             "--tensorboard",
             is_flag=True,
             help="Write event files for TensorBoard too, into the folder tensorboard in the run's.",
+        ),
+        click.option(
+            "--track",
+            type=click.Choice([BOARD, *TRACKERS]),
+            multiple=True,
+            help="Log to mlflow too, where MLFLOW_TRACKING_URI says; tensorboard: as --tensorboard. May be repeated.",
         ),
         click.option(
             "--report/--no-report",

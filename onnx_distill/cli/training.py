@@ -35,7 +35,7 @@ from onnx_distill.cli.quantize_options import quantize_options
 from onnx_distill.cli.reporting import check_report, finish, held_out_part
 from onnx_distill.cli.sections import command
 from onnx_distill.cli.terminal import tell, warn
-from onnx_distill.cli.train_options import distill_options, train_options
+from onnx_distill.cli.train_options import BOARD, distill_options, train_options
 from onnx_distill.config import DistillConfig, QuantizeConfig, TrainConfig
 from onnx_distill.cut import cut as cut_model
 from onnx_distill.errors import InputError
@@ -266,7 +266,9 @@ def _run_folder(ctx, path: Path, resume: bool, log_every: int) -> tuple[RunFolde
     check_report(ctx)
     told = Run()
     ctx.call_on_close(told.end)
-    folder = RunFolder(path, resume, log_every, warn, ctx.params["tensorboard"], ctx.params["overwrite"])
+    track = ctx.params["track"]
+    board, trackers = ctx.params["tensorboard"] or BOARD in track, [name for name in track if name != BOARD]
+    folder = RunFolder(path, resume, log_every, warn, board, ctx.params["overwrite"], trackers)
     folder.write_config(ctx.info_name, merged(ctx))
     return folder, told.watch
 

@@ -20,7 +20,7 @@ from onnx_distill.training.trained import Checkpoint, Trained
 
 # Options that may be others when a run is continued: none of them changes what a training ends in.
 FREE = frozenset(
-    "output report log_every tensorboard max_drop workers cache latency preflight profile max_minutes save_every quiet verbose".split()
+    "output report log_every tensorboard track max_drop workers cache latency preflight profile max_minutes save_every quiet verbose".split()
 )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -13,6 +14,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.files.replacing import replacing
 from onnx_distill.files.settings import write_settings
 from onnx_distill.run.log_table import AFTER, TABLE, add_row, write_table
+from onnx_distill.run.mlflow_run import FILE, MlflowRun
 from onnx_distill.run.result import RESULT, forget_result
 from onnx_distill.run.tensorboard import FOLDER, PATTERN, Board
 from onnx_distill.training.record import check_data
@@ -22,6 +24,7 @@ from onnx_distill.training.trained import Checkpoint, Progress
 CONFIG, LOG, CHECKPOINTS = "config.yaml", "log.jsonl", "checkpoints"
 TRAINED, FACTS = "trained.qdq.onnx", "trained.json"  # the best student, and what says that it is the last word: finished.py
 ENDS = (TRAINED, FACTS, RESULT)  # of a run that trained to its end, or was stopped in good order, one of them is there
+TRACKERS = {"mlflow": MlflowRun}
 
 
 class RunFolder:
@@ -35,8 +38,10 @@ class RunFolder:
         warn: Callable[[str], None] = lambda text: None,
         tensorboard: bool = False,
         overwrite: bool = False,
+        track: Sequence[str] = (),
     ):
         """tensorboard: write event files too. overwrite: an earlier run in the folder goes once this one begins, unless it is continued.
+        track: names of TRACKERS that are told, too.
 
         Raises InputError for a run, interrupted or finished, that is neither to be continued nor to be overwritten: it would be lost.
         """
@@ -52,6 +57,8 @@ class RunFolder:
         self._step = max(self._resumed, 0)
         self.tensorboard = tensorboard
         self._board = Board(path / FOLDER, self._resumed) if tensorboard else None
+        self.track = track
+        self._trackers = [TRACKERS[name](path, warn) for name in track]
         self._config: tuple[str, dict[str, Any]] | None = None
 
     def write_config(self, command: str, options: dict[str, Any]) -> None:
@@ -81,6 +88,8 @@ class RunFolder:
         if self._config is not None:
             command, options = self._config
             write_settings(self.path / CONFIG, options, f"onnx-distill {command} --config {CONFIG}")
+            for tracker in self._trackers:
+                tracker.begin(options, self.log())
 
     def step(self, progress: Progress) -> None:
         if progress.step <= self._step:  # training went back: what was logged since is no part of it any more
@@ -107,6 +116,8 @@ class RunFolder:
             self.store.folder.rmdir()
         if self._board is not None:
             self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def log(self) -> list[dict[str, float]]:
         return read_log(self.path)
@@ -121,6 +132,8 @@ class RunFolder:
             raise InputError(
                 f"cannot write {self.path / LOG}: {error.strerror or error}. Free space and --resume."
             ) from None
+        for tracker in self._trackers:
+            tracker.add(facts)
 
     def _forget_from(self, step: int) -> None:
         """Take the lines from this step on out of the log; evaluations before it stay."""
@@ -130,6 +143,8 @@ class RunFolder:
                 break
             kept.append(line)
         self._write_log(kept)
+        for tracker in self._trackers:
+            tracker.restart(kept)
 
     def _keep_log_until(self, step: int) -> None:
         """What a run logged after its last checkpoint will be logged again, or, where its time was over, never was part of it."""
@@ -190,7 +205,7 @@ def clear(path: Path) -> None:
     students = [path / student_file(storage) for storage in ("int8", "int4")]
     checkpoints, board = (path / folder for folder in (CHECKPOINTS, FOLDER))
     for file in (
-        *(path / name for name in (*ENDS, CONFIG, LOG, TABLE)),
+        *(path / name for name in (*ENDS, CONFIG, LOG, TABLE, FILE)),
         *students,
         *(refused_file(student) for student in students),
         *checkpoints.glob("step-*.ckpt"),

@@ -82,7 +82,15 @@ def train_seeds(
     """
     seeds = range(config.seed, config.seed + count)
     places = {
-        seed: RunFolder(folder.path / f"seed-{seed}", resume, folder.log_every, watch.warning, folder.tensorboard, overwrite)
+        seed: RunFolder(
+            folder.path / f"seed-{seed}",
+            resume,
+            folder.log_every,
+            watch.warning,
+            folder.tensorboard,
+            overwrite,
+            folder.track,
+        )
         for seed in seeds
     }
     done: dict[int, Trained] = {}

@@ -118,6 +118,23 @@ def test_report_names_images_classes_and_the_commands_that_repeat_it(run, files)
     assert found["config"]["weight_bits"] == 3 and found["provenance"]["weight_bits"] == "3"
 
 
+def test_report_counts_each_class_beside_its_labels_and_says_what_was_chosen(run, files):
+    found = facts(run)
+    first, *_, last = (row["measured"] for row in found["rows"])
+    assert [one["images"] for one in found["classes"]] == [20, 20, 20]
+    for side, measured in (("teacher_right", first), ("student_right", last)):
+        assert sum(one[side] for one in found["classes"]) == round(60 * measured["top1"])
+    assert [found["label_confusion"][c][c] for c in range(3)] == [one["student_right"] for one in found["classes"]]
+    assert [sum(row) for row in found["label_confusion"]] == [20, 20, 20]
+    assert found["chosen"]["weight_bits"] == 3 and "temperature" not in found["chosen"] and "temperature" in found["config"]
+    assert found["teacher_score"] == float(found["provenance"]["score_teacher"])
+
+
+def test_sizes_in_the_report_are_those_of_the_files(run, files):
+    first, *_, last = (row["measured"]["size_bytes"] for row in facts(run)["rows"])
+    assert first == (files / "teacher.onnx").stat().st_size and last == (run / "student.int8.onnx").stat().st_size
+
+
 def test_command_in_the_report_repeats_the_run(run, tmp_path):
     line = facts(run)["commands"][0].replace(str(run), str(tmp_path / "again"))
     result = onnx_distill(f"{line.partition(' ')[2]} --no-report")

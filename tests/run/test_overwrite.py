@@ -64,7 +64,7 @@ def test_after_an_overwrite_the_folder_is_that_of_the_later_run_alone_and_of_wha
 ):
     folder, alone = tmp_path / "run", tmp_path / "alone"
     assert onnx_distill(run(files, folder, f"{seeds} --report --weight-storage int4 --tensorboard")).code == 0
-    for name in ("verify.json", "student.int8.refused.onnx"):
+    for name in ("verify.json", "student.int8.refused.onnx", "mlflow.json"):
         (folder / name).write_text("{}")
     (folder / "notes.txt").write_text("mine")
     line = COMMANDS[later](files, folder, "--seed 1 --overwrite")
