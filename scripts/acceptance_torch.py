@@ -120,24 +120,27 @@ def main() -> None:
     args.to.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     images, labels = _photos(args.data)
-    folder, cut = args.to / "photos", 0
+    folder = args.to / "photos"
     if not folder.exists():
-        cut = write_photos(folder, images, labels)
-        print(f"{folder}: {len(labels)} photos, {cut} cut short", file=sys.stderr)
-    failed = False
+        print(f"{folder}: {len(labels)} photos, {write_photos(folder, images, labels)} cut short", file=sys.stderr)
     for name, (network, times) in NETWORKS.items():
-        paths = {dynamo: args.to / f"{name}-{'dynamo' if dynamo else 'torchscript'}.onnx" for dynamo in (False, True)}
-        said = args.to / f"{name}.json"
-        if not said.exists():
+        if not (args.to / f"{name}.json").exists():
             model = network(num_classes=len(OBJECTS))
             train(model, as_preset(images), labels, times * args.epochs)
             share = accuracy(model, as_preset(images), labels)
-            for dynamo, path in paths.items():
-                export(model.eval(), path, dynamo)
-            said.write_text(json.dumps(share))
-        for path in paths.values():
-            failed |= not tried(args, path, folder, json.loads(said.read_text()))
-    sys.exit(failed)
+            for dynamo in (False, True):
+                export(model.eval(), path_of(args.to, name, dynamo), dynamo)
+            (args.to / f"{name}.json").write_text(json.dumps(share))
+    shares = {name: json.loads((args.to / f"{name}.json").read_text()) for name in NETWORKS}
+    worked = [
+        tried(args, path_of(args.to, name, dynamo), folder, shares[name]) for name in NETWORKS for dynamo in (False, True)
+    ]
+    print(f"{sum(worked)} of {len(worked)} worked at the first try")
+    sys.exit(not all(worked))
+
+
+def path_of(folder: Path, name: str, dynamo: bool) -> Path:
+    return folder / f"{name}-{'dynamo' if dynamo else 'torchscript'}.onnx"
 
 
 def _photos(folder: Path) -> tuple[np.ndarray, np.ndarray]:
