@@ -68,7 +68,9 @@ def write_inputs(folder: Path) -> None:
         for row in rows:
             _save(images[row], folder / place / f"{labels[row]}-{NAMES[labels[row]]}" / f"{row}.png")
     names = [f"{number}-{name}" for number, name in enumerate(NAMES)]
-    shutil.copytree(folder / "photos", folder / "lacking", ignore=lambda place, found: [names[0]] if names[0] in found else [])
+    shutil.copytree(
+        folder / "photos", folder / "lacking", ignore=lambda place, found: [names[0]] if names[0] in found else []
+    )
     shutil.copytree(folder / "photos", folder / "untidy")
     for extra in ("__MACOSX", "nothing"):
         (folder / "untidy" / extra).mkdir()
@@ -110,7 +112,9 @@ def main() -> None:
         code, text = said(mistake.words, args.to)
         named = code == mistake.code and "Traceback" not in text and re.search(mistake.seen, text, re.S)
         missed += [] if named else [mistake.what]
-        print(f"{'named ' if named else 'MISSED'}  {mistake.what}\n        $ onnx-distill {mistake.words.format('IN', t='MODEL', few='...')}")
+        print(
+            f"{'named ' if named else 'MISSED'}  {mistake.what}\n        $ onnx-distill {mistake.words.format('IN', t='MODEL', few='...')}"
+        )
         print("".join(f"        {line}\n" for line in text.splitlines()[:8]), end="")
     print(f"{len(MISTAKES) - len(missed)} of {len(MISTAKES)}" + (f"; not: {', '.join(missed)}" if missed else ""))
     sys.exit(bool(missed))
