@@ -14,6 +14,7 @@ from onnx_distill.cut import cut
 from onnx_distill.data import Given, Images, held_out_count, images_from, split
 from onnx_distill.errors import InputError
 from onnx_distill.facts.logits import find_logits
+from onnx_distill.facts.reading import describe
 from onnx_distill.mixed.budget import Budget, mixed
 from onnx_distill.model import load, save
 from onnx_distill.quantization.layer_bits import layer_bits, weights_summary
@@ -52,7 +53,7 @@ def quantize_with_images(
     chosen = drawn(images, samples, seed, validation)
     source = calibrated(model, chosen, config, threads)
     config = mixed(source, images, config, budget, threads) if budget else config
-    return rounded(quantized(source, config), source, chosen, config, threads)
+    return describe(rounded(quantized(source, config), source, chosen, config, threads), images)
 
 
 def _check_same(student: onnx.ModelProto, file: Path, store: StateStore | None) -> None:

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Callable
 
 import numpy as np
+import onnx
 
 from onnx_distill import model as models
 from onnx_distill.cli.progress import Bar
-from onnx_distill.cli.terminal import tell_images, warn
+from onnx_distill.cli.terminal import tell, tell_images, warn
 from onnx_distill.data import PRESETS, Decoding, Found, Images, Preprocess, find_images, is_collection, open_files
 from onnx_distill.data.labels import read_class_names
 from onnx_distill.data.listing import is_image_file
 from onnx_distill.errors import InputError
 from onnx_distill.facts.provenance import file_sha256, provenance, stamp
+from onnx_distill.facts.reading import class_names_in
 from onnx_distill.files.settings import read_settings
 from onnx_distill.mixed.budget import Budget
 from onnx_distill.mixed.ranking import load_sensitivity
+from onnx_distill.normalize.image_form import as_images
 from onnx_distill.normalize.prepare import image_shape, prepare
 
 
@@ -48,23 +51,61 @@ def load(path: str, input_shape: tuple[int, ...] | None, constants: tuple[tuple[
     return prepare(loaded, input_shape, dict(constants))
 
 
-def open_data(model, options: dict, labelled: bool = True, classes: int | None = None, shape_of=None) -> Images:
-    """The images that the options name, as the model wants them; image files in the size of `shape_of` (None: the model)."""
-    return decoded(find_data(model, options, labelled, classes, shape_of), options)
+def open_data(model, options: dict, labelled: bool = True, classes: int | None = None, student=None) -> Images:
+    """The images that the options name, as the model wants them; student: see find_data."""
+    return decoded(find_data(model, options, labelled, classes, student), options)
 
 
-def find_data(model, options: dict, labelled: bool = True, classes: int | None = None, shape_of=None) -> Found:
-    """What open_data would open. Raises InputError for all that can be refused before an image is decoded."""
-    path, preprocess = Path(options["data"]), preprocess_of(model, options)
-    _class_names(options, preprocess, classes)
+def find_data(
+    model, options: dict, labelled: bool = True, classes: int | None = None, student=None, like: Found | None = None
+) -> Found:
+    """What open_data would open. Raises InputError for all that can be refused before an image is decoded.
+
+    student: of the model, which says how images are read where it was made by onnx-distill; image files are made as large as it wants.
+    like: images whose class folders these have; else the classes have the names of --class-names, or those in the model.
+    """
+    path, preprocess = Path(options["data"]), preprocess_of(model, options, student)
+    named = _class_names(options, preprocess, classes)
     _decoding(options)
-    shape = image_shape(shape_of if shape_of is not None else model) if is_collection(path) else None
-    return find_images(path, options["labels"] if labelled else None, preprocess, classes, shape)
+    shape = images_wanted(student if student is not None else model) if is_collection(path) else None
+    names, whose = named or class_names_in(student, model), "--class-names" if named else "the model"
+    if like is not None and like.class_names:
+        names, whose = like.class_names, str(like.path)
+    foreign = like is None and not named
+    labels = options["labels"] if labelled else None
+    found = find_images(path, labels, preprocess, classes, shape, names, whose, foreign)
+    _tell_classes(found, whose, len(names))
+    return found
+
+
+def _tell_classes(found: Found, whose: str, known: int) -> None:
+    """Class folders that are missing, or not as many as the model has classes, are named."""
+    listing = found.listing
+    if listing is None or not listing.class_names:
+        return
+    if listing.empty:
+        warn(f"{found.path}: folders without images are no classes: {some(listing.empty)}")
+    if found.missing:
+        warn(f"{found.path} has no images of {len(found.missing)} of the {known} classes of {whose}: {some(found.missing)}")
+    wanted = found.classes - found.preprocess.label_offset if found.classes is not None else len(listing.class_names)
+    if not known and len(listing.class_names) < wanted:
+        places = f"{min(listing.class_names)} to {max(listing.class_names)}"
+        warn(
+            f"{found.path} has {len(listing.class_names)} class folders, the model {wanted} classes: they are taken for classes {places}, "
+            "in the order of their names. Where that is wrong, give --class-names or --labels."
+        )
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few names with commas between."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def decoded(found: Found, options: dict) -> Images:
     images = found.open(_decoding(options))
-    images.class_names = _class_names(options, found.preprocess, found.classes) or images.class_names
+    images.class_names = {**images.class_names, **_class_names(options, found.preprocess, found.classes)}
+    tell(f"{found.path}: {len(images):,} images, read as {found.preprocess}")
     tell_images(images, str(found.path))
     return images
 
@@ -84,12 +125,17 @@ def open_unlabelled(model, paths: Sequence[str], options: dict) -> Images:
     """Images to be answered: image files one by one, or as a single path whatever open_data takes."""
     if len(paths) == 1 and not is_image_file(Path(paths[0])):
         return open_data(model, {**options, "data": paths[0]}, labelled=False)
-    return open_files(paths, preprocess_of(model, options), image_shape(model), _decoding(options))
+    return open_files(paths, preprocess_of(model, options), images_wanted(model), _decoding(options))
 
 
-def preprocess_of(model, options: dict) -> Preprocess:
-    """The model's own, then a preset, then a file, then single options: the later wins."""
-    preprocess = Preprocess.of(model)
+def images_wanted(model: onnx.ModelProto) -> tuple[int, ...]:
+    """[channels, height, width] of the images of a model of either layout. Raises InputError where some of it is free."""
+    return image_shape(as_images(model))
+
+
+def preprocess_of(model, options: dict, student=None) -> Preprocess:
+    """What the student or else the model says itself, then a preset, then a file, then single options: the later wins."""
+    preprocess = Preprocess.of(model) if student is None else Preprocess.of(student, model)
     if options["preset"]:
         preprocess = preprocess.replace(**PRESETS[options["preset"]])
     if options["preprocess"]:

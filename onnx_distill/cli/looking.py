@@ -29,11 +29,13 @@ from onnx_distill.compare import compare as compare_models
 from onnx_distill.compare import render_layers as render_compared
 from onnx_distill.data import batches
 from onnx_distill.errors import InputError
+from onnx_distill.facts.logits import find_logits, value_types
 from onnx_distill.facts.provenance import provenance
 from onnx_distill.inspection import inspect as inspect_model
 from onnx_distill.inspection import render
 from onnx_distill.kernels.execution import execution as look_at_execution
 from onnx_distill.kernels.execution import render_execution
+from onnx_distill.lookup import shape_of
 from onnx_distill.quantization.layer_bits import render_layers
 from onnx_distill.ready import calibrated, measure
 from onnx_distill.ready.deployable import like, logits_model
@@ -96,12 +98,20 @@ def evaluate(model, teacher, logits, batch_sizes, latency, threads, as_json, inp
     sizes = _sizes(batch_sizes) if latency else ()
     loaded = {"teacher": load(teacher, input_shape, constants)} if teacher else {}
     loaded["model"] = like(loaded["teacher"], models.load(model)) if teacher else load(model, input_shape, constants)
-    images = open_data(next(iter(loaded.values())), options)
+    original = next(iter(loaded.values()))
+    images = open_data(original, options, classes=_classes(original, logits), student=loaded["model"])
     first = next(iter(loaded))
     scores = measure.scores_of(loaded, images, threads, logits)
     answers = lambda batch: measure.logits_of(loaded[first], batch, threads, logits)  # noqa: E731
     teacher_check(scores[first], images, answers, name=first).told(lambda fine: None, warn)
     print_rows(measure.rows_of(loaded, scores, images, threads, sizes), as_json)
+
+
+def _classes(model: onnx.ModelProto, logits: str | None) -> int | None:
+    """How many the logits have; None where the model does not say."""
+    value = value_types(model).get(find_logits(model, logits).value)
+    shape = shape_of(value) if value is not None and value.type.tensor_type.HasField("shape") else []
+    return shape[1] if len(shape) > 1 and isinstance(shape[1], int) else None
 
 
 @command(short_help="Where quantization hurts, value by value.")
@@ -132,7 +142,7 @@ def compare(student, teacher, samples, sorted_by, top, threads, as_json, input_s
     """
     qdq = models.load(student)
     float_model = logits_model(qdq, load(teacher, input_shape, constants))
-    images = open_data(float_model, options, labelled=False, shape_of=qdq)
+    images = open_data(float_model, options, labelled=False, student=qdq)
     ready = calibrated.ready(float_model, images.read(np.arange(1)).shape[1:])
     few = np.arange(min(samples, len(images)))
     layers = compare_models(ready, qdq, (batch.images for batch in batches(images, 32, few)), threads)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from onnx_distill.cli.inputs import decoded, find_data
-from onnx_distill.cli.terminal import tell
+from onnx_distill.cli.terminal import tell, warn
 from onnx_distill.data import Found, Images, checked_count
 from onnx_distill.data.decoded import check_space
 from onnx_distill.errors import InputError
 from onnx_distill.pipeline import kept_for_the_table, table_count
 
+FEW_IMAGES = 50
+LOOKED_AT, CHUNK = 4096, 512  # values of an image that tell it from others; images at a time
 
-def images_to_train(model, options: dict, classes: int | None, shape_of=None) -> Images:
+
+def images_to_train(model, options: dict, classes: int | None, student=None) -> Images:
     """Of --data. Raises InputError for a --validation that they are too few for."""
-    found = find_data(model, options, classes=classes, shape_of=shape_of)
+    found = find_data(model, options, classes=classes, student=student)
     checked_count(len(found), options["validation"])
+    _warn_of_few(len(found))
     return decoded(found, options)
 
 
@@ -28,9 +36,11 @@ def images_of_run(model, options: dict, classes: int | None) -> tuple[Images, Im
             f"--test-labels is {options['test_labels']}, but there is no --test-data that they are of; give both, or neither."
         )
     of_test = {**options, "data": path, "labels": options["test_labels"]}
-    train, test = find_data(model, options, classes=classes), find_data(model, of_test, classes=classes) if path else None
+    train = find_data(model, options, classes=classes)
+    test = find_data(model, of_test, classes=classes, like=train) if path else None
     checked_count(len(train) - (0 if test else table_count(len(train))), options["validation"])
     _check_room([train, *([test] if test else [])], options["cache"])
+    _warn_of_few(len(train))
     images = decoded(train, options)
     if test is None:
         rest, part, said = part_for_the_table(images, options["data"])
@@ -39,7 +49,35 @@ def images_of_run(model, options: dict, classes: int | None) -> tuple[Images, Im
         )
         return rest, part, said
     found = decoded(test, of_test)
+    common = seen_before(images, found)
+    if common:
+        warn(
+            f"{common:,} of the {len(found):,} images of {path} are among those of {options['data']}, too: what is measured on them was learned"
+        )
     return images, found, f"{len(found):,} images of {path}"
+
+
+def seen_before(images: Images, test: Images) -> int:
+    """How many of the test images are among the others, as far as the middle of each tells."""
+    one, other = (part.stored(np.arange(1), LOOKED_AT) for part in (images, test))
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return 0
+    known = {row for rows in _chunks(images) for row in rows}
+    return sum(row in known for rows in _chunks(test) for row in rows)
+
+
+def _chunks(images: Images) -> Iterator[list[bytes]]:
+    """A digest of each image, some hundreds at a time."""
+    for start in range(0, len(images), CHUNK):
+        stored = images.stored(np.arange(start, min(start + CHUNK, len(images))), LOOKED_AT)
+        yield [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in np.ascontiguousarray(stored)]
+
+
+def _warn_of_few(images: int) -> None:
+    if images < FEW_IMAGES:
+        warn(
+            f"only {images} image{'s' if images > 1 else ''}: whatever is measured on a part of so few is mostly chance; some hundreds are wanted"
+        )
 
 
 def part_for_the_table(images: Images, path: str) -> tuple[Images, Images, str]:

@@ -24,6 +24,7 @@ from onnx_distill.data import Images
 from onnx_distill.data.labels import read_class_names
 from onnx_distill.errors import InputError
 from onnx_distill.evaluate import check_no_nan
+from onnx_distill.facts.reading import class_names_in
 from onnx_distill.files.replacing import replacing
 from onnx_distill.predict import answers, as_csv, as_data, as_text
 from onnx_distill.ready.measure import logits_of
@@ -59,7 +60,7 @@ def predict(model, images, logits, top_k, csv_path, class_names, threads, as_jso
     """Answer for each image: the likeliest classes, with their names where they are known, and their probabilities.
 
     MODEL is any classifier, float or quantized. IMAGES are image files, or one of what --data of the other commands takes: a
-    folder, a tar, an .npy, .npz or IDX file. Names are those of --class-names, or of a folder for each class.
+    folder, a tar, an .npy, .npz or IDX file. Names are those of --class-names, of a folder for each class, or in the model.
 
     \b
     Example: onnx-distill predict run/student.int8.onnx photos/ \\
@@ -74,7 +75,7 @@ def predict(model, images, logits, top_k, csv_path, class_names, threads, as_jso
     opened = open_unlabelled(loaded, images, options)
     scores = logits_of(loaded, opened, threads, logits)
     check_no_nan(scores)
-    names = _names(opened, listed, preprocess_of(loaded, options).label_offset, scores.shape[1])
+    names = _names(opened, listed, preprocess_of(loaded, options).label_offset, scores.shape[1]) or class_names_in(loaded)
     made = [opened.name(position) for position in range(len(opened))], answers(scores, top_k), names
     if csv_path and csv_path != STDOUT:
         with replacing(csv_path) as temporary:

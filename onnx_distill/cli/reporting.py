@@ -149,7 +149,7 @@ def _images(ctx: click.Context, made: click.Context, teacher, student, options: 
     if of_run and params["test_data"] is not None:
         options = {**options, "data": params["test_data"], "labels": params["test_labels"]}
     float_model = logits_model(student, teacher)
-    images = open_data(float_model, options, classes=classes_of(float_model), shape_of=student)
+    images = open_data(float_model, options, classes=classes_of(float_model), student=student)
     if of_run and params["test_data"] is None:
         return part_for_the_table(images, options["data"])[1:]
     if typed("data") or of_run:

@@ -7,7 +7,7 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ class ArrayImages(Images):
     """Images in one array, kept as stored (uint8 stays uint8, a memory map stays one) and preprocessed when read.
 
     labels: as stored, without the offset; [n] or [n, 1], or None. classes: how many the model has, to check labels by.
-    names: of the images, [n]. class_names: of the labels as stored, from 0 on.
+    names: of the images, [n]. class_names: of labels as stored.
     Raises InputError when pixels, labels and preprocess do not fit together.
     """
 
@@ -42,7 +42,7 @@ class ArrayImages(Images):
         preprocess: Preprocess = AS_STORED,
         classes: int | None = None,
         names: Sequence[str] = (),
-        class_names: Sequence[str] = (),
+        class_names: Mapping[int, str] | None = None,
     ):
         if pixels.dtype.kind not in "buif":
             raise InputError(f"the images are of type {pixels.dtype}; wanted integers or floats.")
@@ -51,7 +51,7 @@ class ArrayImages(Images):
             raise InputError(f"there are no images in an array of shape {list(pixels.shape)}.")
         self.pixels, self.preprocess = pixels, preprocess
         self.labels = None if labels is None else checked_labels(labels, len(pixels), preprocess.label_offset, classes)
-        self.class_names = dict(enumerate(class_names, start=preprocess.label_offset))
+        self.class_names = {label + preprocess.label_offset: name for label, name in (class_names or {}).items()}
         self._names = names
         self._rows = np.arange(len(pixels))
 
@@ -59,7 +59,18 @@ class ArrayImages(Images):
         return len(self._rows)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        return self.preprocess.apply(self.pixels[self._rows[indices]])
+        """As Images.read; raises InputError for an image with pixels that are not finite."""
+        batch = self.preprocess.apply(self.pixels[self._rows[indices]])
+        if self.pixels.dtype.kind == "f":
+            self._check_finite(batch, indices)
+        return batch
+
+    def _check_finite(self, batch: np.ndarray, indices: np.ndarray) -> None:
+        if np.isfinite(batch).all():
+            return
+        first = int(np.argmin(np.isfinite(batch).all(axis=(1, 2, 3))))
+        name = self.name(int(np.arange(len(self))[indices][first]))
+        raise InputError(f"{name} has pixels that are NaN or infinite; wanted finite numbers. Leave it out, or mend it.")
 
     def stored(self, indices: np.ndarray, most: int | None = None) -> np.ndarray:
         rows = self._rows[indices]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,22 +32,49 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """Image files in a fixed order; labels: int64 [n], as stored, or None; class_names: of the folders, or empty."""
+    """Image files in a fixed order; labels: int64 [n], as stored, or None; class_names: of folders that are classes, by their labels."""
 
     entries: tuple[Entry, ...]
     labels: np.ndarray | None
-    class_names: tuple[str, ...] = ()
+    class_names: dict[int, str] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()  # folders without images, which are no classes
+
+    def knows(self, classes: Mapping[int, str]) -> bool:
+        """Whether any class folder has one of the names."""
+        return bool({_same(name) for name in classes.values()} & {_same(name) for name in self.class_names.values()})
+
+    def numbered_as(self, classes: Mapping[int, str], whose: str) -> Listing:
+        """The same with each class folder labelled as the class of its name. classes: stored label -> name.
+
+        Raises InputError for a folder that has none of the names. whose: where the names are from, for the message.
+        """
+        labels = {_same(name): label for label, name in classes.items()}
+        strange = [name for name in self.class_names.values() if _same(name) not in labels]
+        if strange:
+            near = closest(strange[0], list(classes.values()))
+            raise InputError(
+                f"folder {strange[0]!r} is no class of {whose}{near}; wanted a folder for each, of the same names."
+            )
+        made = {label: labels[_same(name)] for label, name in self.class_names.items()}
+        numbers = np.array([made[label] for label in self.labels.tolist()], np.int64) if self.labels is not None else None
+        return replace(self, labels=numbers, class_names={made[label]: name for label, name in self.class_names.items()})
+
+
+def _same(name: str) -> str:
+    """Names that are one class: 'T-Shirt' and 't-shirt'."""
+    return name.strip().casefold()
 
 
 def list_folder(folder: str | os.PathLike) -> Listing:
-    """A folder per class: classes are numbered in the order of their names (sorted by code point). Or one flat folder: no labels.
+    """A folder per class: classes are numbered in the order of their names (sorted by code point), and where all names are numbers, by
+    those. Or one flat folder: no labels.
 
-    Hidden files and files that are not named like images are left out. Raises InputError for a folder without images, or
-    with images both in it and in its subfolders.
+    Hidden files, files that are not named like images, folders without images and __MACOSX are left out. Raises InputError for a
+    folder without images, or with images both in it and in its subfolders.
     """
     root = Path(folder)
     flat = _images_in(root)
-    classes = [child for child in sorted(_children(root)) if child.is_dir() and not child.name.startswith(".")]
+    classes = [child for child in sorted(_children(root)) if child.is_dir() and not _is_rubbish(child)]
     by_class = [(child.name, _images_in(child, deep=True)) for child in classes]
     found = sum(len(files) for _, files in by_class)
     if flat and found:
@@ -58,9 +85,11 @@ def list_folder(folder: str | os.PathLike) -> Listing:
         raise InputError(f"no images in {root} or its subfolders; wanted files ending in {', '.join(sorted(SUFFIXES))}.")
     if flat:
         return Listing(tuple(_entry(root, path) for path in flat), None)
-    entries = tuple(_entry(root, path) for _, files in by_class for path in files)
-    labels = np.repeat(np.arange(len(by_class), dtype=np.int64), [len(files) for _, files in by_class])
-    return Listing(entries, labels, tuple(name for name, _ in by_class))
+    empty, full = tuple(name for name, files in by_class if not files), [(name, files) for name, files in by_class if files]
+    entries = tuple(_entry(root, path) for _, files in full for path in files)
+    numbers = _numbers([name for name, _ in full])
+    labels = np.repeat(np.array(numbers, np.int64), [len(files) for _, files in full])
+    return Listing(entries, labels, dict(zip(numbers, (name for name, _ in full))), empty)
 
 
 def list_files(paths: Sequence[str | os.PathLike]) -> Listing:
@@ -98,6 +127,17 @@ def list_file(folder: str | os.PathLike, names: str | os.PathLike) -> Listing:
     return Listing(tuple(_entry(root, root / name) for name, _ in rows), np.array([label for _, label in rows], np.int64))
 
 
+def _numbers(names: Sequence[str]) -> list[int]:
+    """The label of each class folder: its own number where all are named by different ones, else its place."""
+    own = [int(name) for name in names if name.isdecimal() and len(name) < 10]
+    return own if len(set(own)) == len(names) else list(range(len(names)))
+
+
+def _is_rubbish(folder: Path) -> bool:
+    """Hidden, or what macOS puts into its zip files."""
+    return folder.name.startswith(".") or folder.name == "__MACOSX"
+
+
 def _children(folder: Path) -> list[Path]:
     if not folder.is_dir():
         beside = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
@@ -111,7 +151,7 @@ def _children(folder: Path) -> list[Path]:
 def _images_in(folder: Path, deep: bool = False) -> list[Path]:
     found = []
     for child in sorted(_children(folder)):
-        if child.name.startswith("."):
+        if _is_rubbish(child):
             continue
         if deep and child.is_dir():
             found += _images_in(child, deep)

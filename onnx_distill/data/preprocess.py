@@ -56,13 +56,14 @@ class Preprocess:
             raise InputError(f"label_offset is {self.label_offset!r}; wanted a whole number.")
 
     @classmethod
-    def of(cls, model: onnx.ModelProto) -> Preprocess:
-        """What the model's metadata says under `onnx_distill.preprocess`, or the defaults where it says nothing.
+    def of(cls, *models: onnx.ModelProto) -> Preprocess:
+        """What the metadata of the first model that has some says under `onnx_distill.preprocess`, or the defaults where none does.
 
         The metadata is JSON: {"mean": [72.9], "scale": [0.011], "layout": "NCHW", "label_offset": 1}. Its layout is the
         one the model wants, not that of stored arrays. Raises InputError for bad metadata and models that want not NCHW.
         """
-        stored = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY)
+        said = (entry.value for model in models for entry in model.metadata_props if entry.key == METADATA_KEY)
+        stored = next(said, None)
         if stored is None:
             return cls()
         values = _parse(stored)
@@ -72,6 +73,17 @@ class Preprocess:
                 f"the model's {METADATA_KEY} metadata asks for layout {layout!r}; only NCHW models are supported."
             )
         return cls(**values)
+
+    def as_metadata(self) -> str:
+        """What `of` reads; of stored arrays the layout is their own matter."""
+        return json.dumps({name: getattr(self, name) for name in STORED if name != "layout"})
+
+    def __str__(self) -> str:
+        channels = lambda numbers: " ".join(f"{number:.5g}" for number in numbers)  # noqa: E731
+        parts = [f"x = (pixel - {channels(self.mean)}) * {channels(self.scale)}", self.order]
+        parts += [f"central {self.crop_fraction:g} of each side"] if self.crop_fraction != 1 else []
+        parts += [f"labels + {self.label_offset}"] if self.label_offset else []
+        return ", ".join(parts)
 
     def replace(self, **given) -> Preprocess:
         """The same with the fields given changed; None keeps a field."""

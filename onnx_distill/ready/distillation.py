@@ -18,6 +18,7 @@ from onnx_distill.errors import InputError
 from onnx_distill.evaluate import kl_of_rows, predict, top_k
 from onnx_distill.export import export
 from onnx_distill.facts.provenance import contents_sha256, data_sha256, stamp
+from onnx_distill.facts.reading import describe
 from onnx_distill.integer_form.equalize import as_equalized
 from onnx_distill.preflight import IMAGES, preflight
 from onnx_distill.ready.adopt import adopt
@@ -132,6 +133,7 @@ def distill(
             contents_sha256(images) if store is not None else "",
         )
         trained = _adopted(trained, student, before, score)
+    describe(trained.best.student, images)
     kind = "top-1" if held_out.labels is not None else "agreement with the teacher"
     stamp(
         trained.best.student,

@@ -26,15 +26,35 @@ def test_folder_per_class_numbers_classes_by_name(tmp_path):
     put(tmp_path, "dog/b.jpg", "dog/a.png", "cat/deep/1.png", "cat/.hidden.png", "ant/1.JPG")
     (tmp_path / "dog" / "notes.txt").write_text("no image")
     listing = list_folder(tmp_path)
-    assert listing.class_names == ("ant", "cat", "dog")
+    assert listing.class_names == {0: "ant", 1: "cat", 2: "dog"}
     assert [entry.name for entry in listing.entries] == ["ant/1.JPG", "cat/deep/1.png", "dog/a.png", "dog/b.jpg"]
     assert listing.labels.tolist() == [0, 1, 2, 2]
 
 
-def test_class_without_images_keeps_its_number(tmp_path):
-    put(tmp_path, "a/1.png", "c/1.png")
+def test_folders_without_images_and_those_of_macos_are_no_classes(tmp_path):
+    put(tmp_path, "a/1.png", "c/1.png", "__MACOSX/a/1.png")
     (tmp_path / "b").mkdir()
-    assert list_folder(tmp_path).labels.tolist() == [0, 2]
+    listing = list_folder(tmp_path)
+    assert listing.labels.tolist() == [0, 1] and listing.class_names == {0: "a", 1: "c"} and listing.empty == ("b",)
+
+
+def test_folders_named_by_numbers_are_those_numbers(tmp_path):
+    put(tmp_path, "10/1.png", "2/1.png", "0/1.png")
+    listing = list_folder(tmp_path)
+    assert listing.labels.tolist() == [0, 10, 2] and listing.class_names == {0: "0", 10: "10", 2: "2"}
+
+
+def test_folders_where_one_name_is_no_number_are_numbered_in_their_order(tmp_path):
+    put(tmp_path, "10/1.png", "2/1.png", "x/1.png")
+    assert list_folder(tmp_path).labels.tolist() == [0, 1, 2]
+
+
+def test_folders_are_numbered_as_their_names_are_elsewhere(tmp_path):
+    put(tmp_path, "Dog/1.png", "cat/1.png")
+    made = list_folder(tmp_path).numbered_as({0: "bird", 3: "cat", 5: "dog "}, "train")
+    assert made.labels.tolist() == [5, 3] and made.class_names == {5: "Dog", 3: "cat"}
+    with pytest.raises(InputError, match="folder 'Dog' is no class of train; wanted a folder for each, of the same names"):
+        list_folder(tmp_path).numbered_as({0: "cow", 1: "cat"}, "train")
 
 
 def test_flat_folder_has_no_labels(tmp_path):
