@@ -16,6 +16,7 @@ from onnx_distill.lookup import data_inputs, producers, quantized_node, shape_of
 from onnx_distill.normalize import Rewrite, normalize
 from onnx_distill.placement import with_node_names
 from onnx_distill.quantization.layer_bits import LayerBits, bits_summary, layer_bits
+from onnx_distill.quantization.plain import plain_quantizers
 from onnx_distill.trainable.trainability import Obstacle, find_obstacles, operator
 
 LAST_NODES = 6  # listed for those who must name the logits themselves: enough for Gemm, Reshape, Softmax and what follows
@@ -121,7 +122,7 @@ def _after_rewrites(
 def _layers(model: onnx.ModelProto) -> tuple[LayerBits, ...]:
     """None where the model's quantizers are not of 8 bits and fewer."""
     try:
-        return tuple(layer_bits(with_node_names(model)))
+        return tuple(layer_bits(with_node_names(plain_quantizers(model))))
     except InputError:
         return ()
 

@@ -19,6 +19,7 @@ from onnx_distill.lookup import array, attribute, initializers, names, producers
 from onnx_distill.numerics import IntegerRange
 from onnx_distill.qdq import Quantizer
 from onnx_distill.quantization.bias import align_biases
+from onnx_distill.quantization.plain import plain_quantizers
 
 SUFFIXES = ("_quantized", "/integers", "_QuantizeLinear")  # of stored integers: onnxruntime.quantization, this project
 STORED: dict[int, IntegerRange] = {  # integers of weights; 4-bit types live on in a container of 8
@@ -39,7 +40,7 @@ def adopt(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto
             "the student has no QuantizeLinear and DequantizeLinear nodes; wanted a QDQ model. Make one with `onnx-distill quantize`."
         )
     made = onnx.ModelProto()
-    made.CopyFrom(without_wide_sums(student))
+    made.CopyFrom(plain_quantizers(without_wide_sums(student)))
     _cut_at(made, teacher.graph.output[0])
     originals = initializers(teacher)
     stored = [node for node in made.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in initializers(made)]
@@ -47,7 +48,6 @@ def adopt(student: onnx.ModelProto, teacher: onnx.ModelProto) -> onnx.ModelProto
         _to_float(made, node, originals)
     if stored:
         _widen(made)
-        _scalar_scales(made)
         align_biases(made)
         prune(made)
     return made
@@ -79,20 +79,13 @@ def _to_float(model: onnx.ModelProto, dequantize: onnx.NodeProto, originals: dic
     model.graph.initializer.append(numpy_helper.from_array(values, name))
     rank_one = values.ndim and len(constants[dequantize.input[1]].dims) == 1 and constants[dequantize.input[1]].dims[0] > 1
     axis = attribute(dequantize, "axis", 1) % values.ndim if rank_one else None
-    zero_point = dequantize.input[2] if len(dequantize.input) > 2 else _zero(model, values, axis, STORED[integers.data_type])
-    quantizer = Quantizer(name, dequantize.output[0], dequantize.input[1], zero_point, STORED[integers.data_type], axis)
+    scale, zero_point = dequantize.input[1:3]
+    quantizer = Quantizer(name, dequantize.output[0], scale, zero_point, STORED[integers.data_type], axis)
     model.graph.node.remove(dequantize)
     for node in reversed(qdq.nodes(quantizer)):
         model.graph.node.insert(0, node)
     have = set(initializers(model))
     model.graph.initializer.extend(bound for bound in qdq.bounds(quantizer.integers) if bound.name not in have)
-
-
-def _zero(model: onnx.ModelProto, values: np.ndarray, axis: int | None, integers: IntegerRange) -> str:
-    name = fresh_name("zero_point", names(model))
-    shape = () if axis is None else (values.shape[axis],)
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros(shape, integers.dtype), name))
-    return name
 
 
 def _widen(model: onnx.ModelProto) -> None:
@@ -124,16 +117,3 @@ def _rounds_to(values: np.ndarray, integers: np.ndarray, scale: np.ndarray, zero
     rounded = np.rint(np.asarray(values, np.float64) / scale) + zero_point
     off = np.abs(np.clip(rounded, integers.min(initial=0), integers.max(initial=0)) - integers)
     return bool(np.all(off <= 1 + 1e-6 * np.abs(integers)))
-
-
-def _scalar_scales(model: onnx.ModelProto) -> None:
-    """Scales and zero points of shape [1] become scalars, as everywhere in this project."""
-    used = {
-        name
-        for node in model.graph.node
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        for name in node.input[1:3]
-    }
-    for tensor in model.graph.initializer:
-        if tensor.name in used and list(tensor.dims) == [1]:
-            tensor.CopyFrom(numpy_helper.from_array(array(tensor).reshape(()), tensor.name))
