@@ -175,7 +175,7 @@ def _clips_as_tightly(model: onnx.ModelProto, node: onnx.NodeProto, q: Quantizer
     constants = initializers(model)
     if any(name and name not in constants for name in node.input[1:3]):
         return False
-    ends = [array(constants[name]) if name else None for name in [*node.input[1:3], "", ""][:2]]
+    ends = [array(constants[name]).reshape(()) if name else None for name in [*node.input[1:3], "", ""][:2]]
     low, high = (0.0, None) if node.op_type == "Relu" else ends
     zero_point, scale = int(array(constants[q.zero_point])), float(array(constants[q.scale]))
     half = 0.5001 * scale

@@ -3,6 +3,7 @@
     Max(x, 0)                          Relu(x)
     Min(x, 6), Max(x, -1)              Clip(x, , 6), Clip(x, -1)
     Min(Relu(x), 6), Relu(Clip(x))     Clip(x, 0, 6): the bounds of two in a row
+    Clip(x, [0], [6])                  Clip(x, 0, 6): scalars
 
 Must not fire on other types than float32, on bounds that are computed or no single number, or merge two where something else
 reads what lies between.
@@ -31,7 +32,12 @@ def rewrite(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
     if inner is not None:
         value, low, high = inner[0], min(max(inner[1], low), high), max(min(inner[2], high), low)
     made = _node(node, graph, value, low, high)
-    return None if inner is None and made.op_type == node.op_type else [made]
+    return None if inner is None and made.op_type == node.op_type and _is_plain(node, graph) else [made]
+
+
+def _is_plain(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether the bounds of a Relu or Clip are scalars: some exporters write them as tensors of one number."""
+    return all(graph.constant(name).ndim == 0 for name in node.input[1:] if name)
 
 
 def _bounds(node: onnx.NodeProto, graph: Graph) -> tuple[str, float, float] | None:

@@ -65,3 +65,12 @@ def test_what_is_no_row_of_bounds_stays(body):
 def test_attribute_form_is_clip_with_bounds_as_inputs():
     made = becomes(classifier("c = Clip<min = -0.5, max = 6.0>(a) b = Relu(c)", opset=10), "clip")
     assert bounds(made) == ("Clip", 0.0, 6.0)
+
+
+@pytest.mark.parametrize("low, high", [([-0.5], [6.0]), ([-0.5], 6.0)])
+def test_bounds_that_are_tensors_of_one_number_become_scalars(low, high):
+    given = classifier("b = Clip(a, low, high)", low=np.array(low, np.float32), high=np.array(high, np.float32))
+    made = becomes(given, "clip")
+    assert bounds(made) == ("Clip", -0.5, 6.0)
+    (node,) = (node for node in made.graph.node if node.op_type == "Clip")
+    assert all(list(tensor.dims) == [] for tensor in made.graph.initializer if tensor.name in node.input[1:])
