@@ -90,11 +90,16 @@ def _write(
 
 
 def class_count(logits: onnx.ValueInfoProto) -> int:
-    """Number of classes of a logits output [n, classes]. Raises InputError for any other shape."""
+    """Number of classes of a logits output [n, classes]. Raises InputError for any other shape, and for one class."""
     shape = shape_of(logits)
     if len(shape) != 2 or not isinstance(shape[1], int):
         raise InputError(
             f"logits {logits.name!r} have shape {shape}; wanted [batch, number of classes]. Cut at another value with --logits."
+        )
+    if shape[1] == 1:
+        raise InputError(
+            f"logits {logits.name!r} are of one class, whose softmax is always 1; wanted two or more, one answer an image. "
+            "A model that answers by a threshold cannot be distilled yet."
         )
     return shape[1]
 

@@ -266,3 +266,21 @@ def test_an_image_that_is_not_finite_is_named_by_every_command(command, value, f
 def test_pixels_whose_sum_overflows_are_fine():
     pixels = np.full((2, 1, 64, 64), 3e38, np.float32)
     assert ArrayImages(pixels).read(np.arange(2)).max() == np.float32(3e38)
+
+
+# --- models of one class
+
+
+@pytest.mark.parametrize("command", ["eval", "quantize", "run"])
+def test_a_model_of_one_class_is_named_as_such(command, tmp_path):
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]> net (float[n,1,4,4] x) => (float[n,1] y) {
+        f = Flatten(x) z = Gemm(f, w) y = Sigmoid(z)
+    }""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((16, 1), np.float32), "w"))
+    onnx.save(model, str(tmp_path / "t.onnx"))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(0, 1, (60, 1, 4, 4)).astype(np.float32))
+    found = onnx_distill(
+        f"{command} {tmp_path}/t.onnx --logits z --data {tmp_path}/x.npy --layout NCHW"
+        + (f" -o {tmp_path}/o" if command != "eval" else "")
+    )
+    assert found.code == 2 and "logits 'z' are of one class, whose softmax is always 1; wanted two or more" in found.err

@@ -37,7 +37,7 @@ from onnx_distill.facts.logits import find_logits
 from onnx_distill.facts.provenance import provenance
 from onnx_distill.mixed import bytes_of_weights
 from onnx_distill.quantization.layer_bits import layer_bits, weights_summary
-from onnx_distill.ready.deployable import deployable
+from onnx_distill.ready.deployable import classes_of, deployable
 from onnx_distill.targets import TARGETS
 
 
@@ -91,7 +91,8 @@ def quantize(model, output, logits, samples, seed, threads, as_json, input_shape
     config = chosen(QuantizeConfig, options)
     loaded = cut_model(load(model, input_shape, constants), logits)
     budget = budget_of(options)
-    images = open_data(loaded, options, labelled=budget is not None and budget.accuracy is not None)
+    labelled = budget is not None and budget.accuracy is not None
+    images = open_data(loaded, options, labelled=labelled, classes=classes_of(loaded))
     made = pipeline.quantize_with_images(loaded, images, config, samples, seed, threads, budget)
     models.save(made, output)
     used = min(samples, len(images))

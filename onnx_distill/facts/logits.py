@@ -23,6 +23,7 @@ AFTER_SOFTMAX = frozenset(
 # What a classifier ends in whose exporter left the Softmax out, as torch's do; and what may stand behind that.
 SCORES = frozenset("Gemm MatMul Add Conv ReduceMean GlobalAveragePool AveragePool BatchNormalization".split())
 AFTER_SCORES = frozenset("Identity Dropout Reshape Flatten Squeeze".split())
+RENAMING = frozenset("Identity Dropout Reshape Flatten Squeeze Unsqueeze Cast".split())
 MARK = "onnx_distill.logits"  # metadata of a cut model: its output, with no Softmax behind it, is the logits
 
 
@@ -53,13 +54,22 @@ def _named(model: onnx.ModelProto, name: str) -> Logits:
     if name not in made_by and name not in by_name:
         raise InputError(_no_such_name(model, name, sorted({*made_by, *by_name})))
     value = name if name in made_by else by_name[name].output[0]
-    if made_by[value].op_type == "Softmax":
+    node = _renamed(made_by, value)
+    softened = _softened(made_by, node) if node is not None and node.op_type != "LogSoftmax" else None
+    if softened is not None:
         raise InputError(
-            f"{name!r} is the output of a Softmax, probabilities; the logits are what it reads: "
-            f"--logits {made_by[value].input[0]}"
+            f"{name!r} is the output of a Softmax, probabilities; the logits are what it reads: --logits {softened}"
         )
     softmax = [label(node) for node in consumers(model).get(value, []) if node.op_type in SOFTMAX]
     return Logits(rows_of(value, made_by), "named by the user", softmax[0] if softmax else None)
+
+
+def _renamed(made_by: dict[str, onnx.NodeProto], value: str) -> onnx.NodeProto | None:
+    """The node that makes the value's numbers, whatever writes them down again behind it."""
+    node = made_by.get(value)
+    while node is not None and node.op_type in RENAMING:
+        node = made_by.get(node.input[0])
+    return node
 
 
 def _no_such_name(model: onnx.ModelProto, name: str, known: list[str]) -> str:

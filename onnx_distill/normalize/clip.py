@@ -37,7 +37,8 @@ def rewrite(node: onnx.NodeProto, graph: Graph) -> list[onnx.NodeProto] | None:
 
 def _is_plain(node: onnx.NodeProto, graph: Graph) -> bool:
     """Whether the bounds of a Relu or Clip are scalars: some exporters write them as tensors of one number."""
-    return all(graph.constant(name).ndim == 0 for name in node.input[1:] if name)
+    bounds = [graph.constant(name) for name in node.input[1:] if name]
+    return all(bound is not None and bound.ndim == 0 for bound in bounds)
 
 
 def _bounds(node: onnx.NodeProto, graph: Graph) -> tuple[str, float, float] | None:

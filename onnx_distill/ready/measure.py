@@ -9,6 +9,7 @@ import onnx
 
 from onnx_distill import runtime
 from onnx_distill.data import Given, Images, images_from
+from onnx_distill.errors import InputError
 from onnx_distill.evaluate import evaluate, latency, predict, with_output
 from onnx_distill.facts.logits import find_logits
 from onnx_distill.lookup import image_input, shape_of
@@ -69,7 +70,12 @@ def logits_of(model: onnx.ModelProto, images: Given, threads: int = 0, logits: s
     images, model = images_from(images), as_images(prepare(model))
     check_divisions(pinned_to(model, image_shape(images)))
     value = find_logits(model, logits).value
-    return predict(runtime.open_session(with_output(model, value), threads or None), images, output=value)
+    found = predict(runtime.open_session(with_output(model, value), threads or None), images, output=value)
+    if found.ndim == 2 and found.shape[1] == 1:
+        raise InputError(
+            f"logits {value!r} are of one class, whose softmax is always 1; wanted two or more, one answer an image."
+        )
+    return found
 
 
 def verified(

@@ -185,3 +185,12 @@ def test_value_types_have_shapes_and_no_numbered_dimensions():
 def test_node_that_inference_stumbles_over_is_an_input_error():
     with pytest.raises(InputError, match="shapes cannot be inferred: .*Unsqueeze"):
         value_types(make_net("u = Unsqueeze(scores) y = Softmax(scores)"))
+
+
+@pytest.mark.parametrize("behind", ["y = Identity(p)", "f = Identity(p) y = Flatten(f)"])
+def test_probabilities_under_another_name_are_refused_with_the_name_of_the_logits(behind):
+    model = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["": 17]> net (float[n,4] x) => (float[n,3] y) {{
+        z = Gemm(x, w) p = Softmax(z) {behind}
+    }}""")
+    with pytest.raises(InputError, match="'y' is the output of a Softmax, probabilities; .*--logits z$"):
+        find_logits(model, "y")
