@@ -1,4 +1,4 @@
-"""Every classifier of tests/zoo goes the whole way: normalized, gradients checked, quantized, trained for ten steps, exported."""
+"""Every classifier of tests/zoo goes the whole way: normalized, gradients checked, quantized, trained for twenty steps, exported."""
 
 from __future__ import annotations
 
@@ -210,20 +210,20 @@ def test_preflight_finds_every_gradient_right_and_none_missing(name):
 
 
 @each_of_the_zoo
-def test_ten_steps_train_every_parameter(name):
-    """From weights rounded to the nearest: from those that are rounded together, ten steps at such a rate lead away."""
+def test_twenty_steps_train_every_parameter(name):
+    """From weights rounded to the nearest: from those that are rounded together, so few steps at such a rate lead away. The last five
+    together: a single loss of 4-bit weights that flip goes up and down by a third."""
     images, student = random_images(name, 32, seed=1), nearest_student(name)
     made, step = make_step(student, batch_size=len(images))
     groups = (made.parameters.weights, made.parameters.biases, made.parameters.steps)
     optimizer, start = Optimizer(step.parameters, *groups, RECIPE), {n: v.copy() for n, v in step.parameters.items()}
     teacher = runtime.run(runtime.open_session(float_model(name), 1), images)[0]
     losses = []
-    for _ in range(10):
+    for _ in range(20):
         losses.append(step.run(images, teacher, None)[0])
         optimizer.update(step.gradients, 1.0)
-    losses.append(step.run(images, teacher, None)[0])
     assert np.isfinite(losses).all()
-    assert losses[-1] < 0.9 * losses[0]
+    assert np.mean(losses[-5:]) < 0.9 * losses[0]
     assert [n for n, values in step.parameters.items() if np.array_equal(values, start[n])] == []
     check_export(name, with_parameters(student, step.parameters), images)
 
