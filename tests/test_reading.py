@@ -190,6 +190,24 @@ def test_class_names_number_folders(files, tmp_path):
     assert rows(found.out)[0]["top1"] == wanted[0]["top1"]
 
 
+def test_names_that_no_folder_has_are_for_the_reader_alone(files, tmp_path):
+    """Such as those of folders that are named by synsets."""
+    (tmp_path / "names.txt").write_text("cat\ndog\nbird\n")
+    line = f"run {files}/teacher.onnx --data {files}/set --workers 0 {READ} {QUICK} --no-latency"
+    done(f"{line} --class-names {tmp_path}/names.txt -o {tmp_path}/one")
+    done(f"{line} -o {tmp_path}/two")
+    one, two = (json.loads((tmp_path / name / "result.json").read_text())["rows"] for name in ("one", "two"))
+    assert [row["top1"] for row in one] == [row["top1"] for row in two]
+    assert class_names_in(onnx.load(str(tmp_path / "one/student.int8.onnx"))) == {0: "cat", 1: "dog", 2: "bird"}
+
+
+def test_names_of_which_some_folders_have_none_are_refused(files, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\nbird\n")
+    line = f"run {files}/teacher.onnx --data {files}/set {READ} {QUICK} --class-names {tmp_path}/names.txt -o {tmp_path}/run"
+    found = onnx_distill(line)
+    assert found.code == 2 and "folder 'c' is no class of --class-names; wanted a folder for each" in found.err
+
+
 def _turned(files: Path, folder: Path) -> Path:
     """The list of `files` with classes a and c exchanged."""
     lines = [line.rpartition(" ") for line in (files / "list.txt").read_text().splitlines()]

@@ -62,7 +62,7 @@ def find_data(
     """What open_data would open. Raises InputError for all that can be refused before an image is decoded.
 
     student: of the model, which says how images are read where it was made by onnx-distill; image files are made as large as it wants.
-    like: images whose class folders these have; else the classes have the names of --class-names, or those in the model.
+    like: images whose class folders these have; else the classes have the names of --class-names or in the model, where any folder has one.
     """
     path, preprocess = Path(options["data"]), preprocess_of(model, options, student)
     named = _class_names(options, preprocess, classes)
@@ -71,15 +71,14 @@ def find_data(
     names, whose = named or class_names_in(student, model), "--class-names" if named else "the model"
     if like is not None and like.class_names:
         names, whose = like.class_names, str(like.path)
-    foreign = like is None and not named
     labels = options["labels"] if labelled else None
-    found = find_images(path, labels, preprocess, classes, shape, names, whose, foreign)
-    _tell_classes(found, whose, len(names))
+    found = find_images(path, labels, preprocess, classes, shape, names, whose, foreign=like is None)
+    _tell_classes(found, whose, len(names), matched=like is not None and bool(names))
     return found
 
 
-def _tell_classes(found: Found, whose: str, known: int) -> None:
-    """Class folders that are missing, or not as many as the model has classes, are named."""
+def _tell_classes(found: Found, whose: str, known: int, matched: bool) -> None:
+    """Class folders that are missing, or not as many as the model has classes, are named. matched: with those of other images."""
     listing = found.listing
     if listing is None or not listing.class_names:
         return
@@ -88,7 +87,7 @@ def _tell_classes(found: Found, whose: str, known: int) -> None:
     if found.missing:
         warn(f"{found.path} has no images of {len(found.missing)} of the {known} classes of {whose}: {some(found.missing)}")
     wanted = found.classes - found.preprocess.label_offset if found.classes is not None else len(listing.class_names)
-    if not known and len(listing.class_names) < wanted:
+    if not matched and not found.missing and len(listing.class_names) < wanted:
         places = f"{min(listing.class_names)} to {max(listing.class_names)}"
         warn(
             f"{found.path} has {len(listing.class_names)} class folders, the model {wanted} classes: they are taken for classes {places}, "
