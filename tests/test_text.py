@@ -101,3 +101,15 @@ def test_labels_in_numbers_may_begin_with_a_mark(files, tmp_path):
     (tmp_path / "y.txt").write_bytes(MARK + b"0\n1\n2\n")
     line = f"eval {files}/teacher.onnx --data {tmp_path}/x.npy --labels {tmp_path}/y.txt {SCALE} --batch-sizes ''"
     assert onnx_distill(line).code == 0
+
+
+@pytest.mark.parametrize("how, code, said", [("marked", 0, "report.html"), ("latin", 2, "config.yaml")])
+def test_a_configuration_that_was_saved_anew_makes_a_report_or_is_named(how, code, said, files, tmp_path):
+    folder = tmp_path / "run"
+    line = f"train {files}/s.onnx --teacher {files}/teacher.onnx --data {files}/test.npz {SCALE} --epochs 1 --validation 12 --no-report"
+    assert onnx_distill(f"{line} -o {folder}").code == 0
+    config = folder / "config.yaml"
+    text = config.read_bytes()
+    config.write_bytes(MARK + text if how == "marked" else text + "# größe\n".encode("latin-1"))
+    found = onnx_distill(f"report {folder} --no-latency")
+    assert found.code == code and said in found.err and "Traceback" not in found.err, found.err

@@ -89,7 +89,7 @@ def _read_run(ctx: click.Context, _, path: str) -> str:
         raise InputError(
             f"no {CONFIG} in {path}; wanted the folder of a run, such as `onnx-distill run ... -o {path}` makes."
         )
-    name = COMMENT.match(file.read_text(encoding="utf-8"))
+    name = COMMENT.match(file.read_text(encoding="utf-8-sig", errors="replace"))  # what else is wrong with it is found below
     root = ctx.find_root().command
     made_by = root.get_command(ctx, name[1]) if name and isinstance(root, click.Group) else None
     if made_by is None:
