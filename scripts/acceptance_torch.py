@@ -152,7 +152,7 @@ def top1_of_folder(model: torch.nn.Module, folder: Path) -> float:
         except OSError:
             continue
         with torch.no_grad():
-            right.append(int(model(normalized(np.asarray(resize(picture))[None])).argmax()) == names.index(path.parent.name))
+            right.append(int(model(normalized(np.array(resize(picture))[None])).argmax()) == names.index(path.parent.name))
     return sum(right) / len(right)
 
 
