@@ -45,7 +45,8 @@ def parameters(name: str) -> list[click.Parameter]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_may_stand_in_a_file_under_its_name_on_the_command_line(name, tmp_path):
+def test_every_option_may_stand_in_a_file_under_its_name_on_the_command_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where nothing has the names of the samples
     flags = {p.name: max(p.opts, key=len).lstrip("-") for p in parameters(name)}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({flags[p.name]: sample(p) for p in parameters(name)}))
     found = defaults_from(tmp_path / "c.yaml", context(name))
